@@ -1,0 +1,1 @@
+"""The `freecloud` command: options, one client call, one rendering. It knows the daemon only by its API."""

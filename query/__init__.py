@@ -1,0 +1,1 @@
+"""Reserved for the SQL database: catalog, planner, execution; nothing of it exists yet."""

@@ -1,0 +1,42 @@
+"""How every test runs: coroutine tests under trio with a deadline, and the fixtures that all kinds share."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+TEST_DEADLINE_S = 60
+"""A test that hangs fails here, long before the whole run would: tenfold what any of them takes."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "autojump: run under a clock that jumps to the next deadline when all wait")
+    config.addinivalue_line("markers", "deadline(seconds): another deadline than the default one")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run `async def` tests with trio."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments: dict[str, Any] = {
+        name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters
+    }
+    marker = pyfuncitem.get_closest_marker("deadline")
+    seconds = marker.args[0] if marker else TEST_DEADLINE_S
+
+    async def bounded() -> None:
+        with trio.fail_after(seconds):
+            await pyfuncitem.obj(**arguments)
+
+    if pyfuncitem.get_closest_marker("autojump"):
+        clock = trio.testing.MockClock(autojump_threshold=0.01)
+        trio.run(functools.partial(pyfuncitem.obj, **arguments), clock=clock)
+    else:
+        trio.run(bounded)
+    return True

@@ -38,6 +38,16 @@ class Noop:
     """What a new leader appends to commit its term (Raft §8), and what a linearizable check may write."""
 
 
+@LEDGER.message("ledger.open-session")
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """Gives the proposer a session; its id, in hex, is the result's detail.
+
+    The id is the entry's own index, so a session that was dropped can never come to life again under its old id,
+    and a duplicate of this entry only makes one more session.
+    """
+
+
 @LEDGER.message("ledger.create-mesh")
 @dataclass(frozen=True, slots=True)
 class CreateMesh:
@@ -109,6 +119,14 @@ class MarkSeen:
     """The leader saw these members alive for the first time."""
 
     node_ids: tuple[NodeId, ...]
+
+
+@LEDGER.message("ledger.mark-relearned")
+@dataclass(frozen=True, slots=True)
+class MarkRelearned:
+    """The leader made this member, whose log was new, a learner that caught up: its votes may count again."""
+
+    node_id: NodeId
 
 
 @LEDGER.message("ledger.mark-out")
@@ -239,6 +257,7 @@ class RemoveSecret:
 
 Entry = (
     Noop
+    | OpenSession
     | CreateMesh
     | AddInvite
     | VoidInvite
@@ -247,6 +266,7 @@ Entry = (
     | ChangeMember
     | RegisterBoot
     | MarkSeen
+    | MarkRelearned
     | MarkOut
     | MarkBack
     | RotateKey
@@ -268,11 +288,16 @@ Entry = (
 @LEDGER.message("ledger.proposal")
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """One request in one session. The same (session, sequence) again returns the stored result and runs nothing."""
+    """One request in one session. The same (session, sequence) again returns the stored result and runs nothing.
+
+    Only `Noop`, `OpenSession` and `CreateMesh` may come without a session (session_id b"", sequence 0). A session
+    that the ledger does not know (any more) is refused as `session.unknown`: the proposer opens another, and an
+    outcome it was still waiting for is unknown to it (never run twice).
+    """
 
     proposer: NodeId
-    session_id: bytes  # 16 random bytes, drawn by the proposer at each start; b"" for the leader's own no-op
-    sequence: int  # 1, 2, 3 …; one in flight a session
+    session_id: bytes  # as OpenSession gave it
+    sequence: int  # 1, 2, 3 …; one in flight a session (a proposer holds several sessions)
     time_ms: int  # the leader's clock when it took the request
     entry: Entry
 

@@ -49,6 +49,7 @@ class Member:
     seen_alive: bool  # ever; one that never was is reaped after ten minutes (rule T2)
     feature_level: int
     away_until_ms: int  # 0: not away; planned absence (rule G4)
+    relearn: bool  # its log is new since it was last a voter: learner first, and its votes do not count (rule T3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +161,10 @@ class Out:
 class Session:
     """One proposer's last answered request, so that a retry is answered and never run twice (pitfall 27)."""
 
-    session_id: bytes  # 16 random bytes
+    session_id: bytes  # the ledger index of the OpenSession that made it, 8 bytes big-endian: never given twice
     node_id: NodeId
-    sequence: int  # of the last applied proposal
-    result: bytes  # its encoded result
+    sequence: int  # of the last applied proposal; 0: none yet
+    result: bytes  # its encoded result; b"" for none
     last_index: int  # ledger index of its last use; the oldest goes when there are too many
 
 

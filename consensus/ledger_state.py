@@ -64,7 +64,7 @@ from consensus.records import (
     SecretRecord,
     Session,
 )
-from mesh.errors import DamagedError, Kind
+from mesh.errors import DamagedError, Kind, ProtocolError
 from mesh.names import NodeId
 
 Apply = Callable[[Facts, Any, Context], Result]
@@ -179,9 +179,10 @@ class LedgerState:
         Raises:
             DamagedError: The bytes are no snapshot; nothing is changed.
         """
-        message = SNAPSHOT.decode(payload)
-        if not isinstance(message, Snapshot):
-            raise DamagedError("not a snapshot of a ledger")
+        try:
+            message = SNAPSHOT.decode(payload, Snapshot)
+        except ProtocolError as error:
+            raise DamagedError("not a snapshot of a ledger", why=str(error)) from error
         self._facts = from_snapshot(message)
         self._applied = message.applied
 

@@ -1,0 +1,256 @@
+"""How the command talks to a daemon: over its unix socket, or over TLS to a node elsewhere.
+
+Plain `http.client`, because a command makes one call and must start in a moment; nothing of the daemon is imported.
+A remote node is authenticated by the pin that its API token carries, never by a name or an authority (rule H2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import json
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import quote, urlencode, urlsplit
+
+from mesh.errors import FailedError, FreecloudError, Kind, ProtocolError, UnreachableError, UsageError, rebuild
+
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+CONNECT_TIMEOUT_S = 5.0
+DEFAULT_TIMEOUT_S = 30.0
+TOKEN_PREFIX = "fct"
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class _PinnedConnection(http.client.HTTPConnection):
+    """TLS to a node whose certificate's hash is known; every other certificate is refused before a byte is sent."""
+
+    def __init__(self, host: str, port: int, pin: bytes, timeout: float) -> None:
+        super().__init__(host, port, timeout=timeout)
+        self._pin = pin
+
+    def connect(self) -> None:
+        super().connect()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # replaced by the pin, checked below
+        wrapped = context.wrap_socket(self.sock)
+        certificate = wrapped.getpeercert(binary_form=True) or b""
+        if not hmac.compare_digest(hashlib.sha256(certificate).digest(), self._pin):
+            wrapped.close()
+            raise UnreachableError(
+                f"{self.host}:{self.port} is not the node that the token was made for",
+                why="its certificate is another one",
+                hint="make a new token there with `freecloud auth tokens create`",
+            )
+        self.sock = wrapped
+
+
+class Client:
+    """One daemon's API.
+
+    Args:
+        socket_path: The daemon's unix socket; used when no `node` is given.
+        node: https://HOST:PORT (or http:// for loopback) of a node elsewhere.
+        token: An API token, needed with `node`.
+    """
+
+    def __init__(self, socket_path: Path, *, node: str | None = None, token: str | None = None) -> None:
+        self._socket_path = socket_path
+        self._node = node
+        self._token = token
+
+    def get(self, path: str, **query: object) -> Any:
+        return self.call("GET", path, query=query)
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None, *, timeout: float = DEFAULT_TIMEOUT_S) -> Any:
+        return self.call("POST", path, body=body or {}, timeout=timeout)
+
+    def delete(self, path: str, **query: object) -> Any:
+        return self.call("DELETE", path, query=query)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: Mapping[str, Any] | None = None,
+        timeout: float = DEFAULT_TIMEOUT_S,
+    ) -> Any:
+        """One request with a JSON answer.
+
+        Raises:
+            FreecloudError: What the daemon answered, rebuilt; or why it could not be asked.
+        """
+        payload = None if body is None else json.dumps(body).encode()
+        headers = {} if payload is None else {"Content-Type": "application/json"}
+        connection, response = self._request(method, _with_query(path, query), payload, headers, timeout)
+        with connection:
+            content = self._read(response)
+        return json.loads(content) if content else None
+
+    def send_file(self, method: str, path: str, content: BinaryIO, *, timeout: float = 600.0) -> dict[str, Any]:
+        """Stream a file as the request's body; JSON answer."""
+        headers = {"Content-Type": "application/octet-stream", "Transfer-Encoding": "chunked"}
+        connection, response = self._request(method, path, _pieces(content), headers, timeout)
+        with connection:
+            answer: dict[str, Any] = json.loads(self._read(response))
+        return answer
+
+    def lines(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, object] | None = None,
+        body: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """A streamed answer, one JSON document a line; ends when the daemon ends it."""
+        payload = None if body is None else json.dumps(body).encode()
+        headers = {} if payload is None else {"Content-Type": "application/json"}
+        connection, response = self._request(method, _with_query(path, query), payload, headers, timeout)
+        with connection:
+            try:
+                while line := response.readline(1024 * 1024):
+                    document = json.loads(line)
+                    if "problem" in document:
+                        raise problem_to_error(document["problem"])
+                    yield document
+            except (OSError, http.client.HTTPException) as error:
+                raise UnreachableError("the daemon went away in the middle of its answer", why=str(error)) from error
+
+    def _request(
+        self, method: str, path: str, payload: Any, headers: dict[str, str], timeout: float | None
+    ) -> tuple[_Closing, http.client.HTTPResponse]:
+        connection = self._connection()
+        if self._token is not None and self._node is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        try:
+            connection.connect()
+            connection.sock.settimeout(timeout)
+            connection.request(method, path, body=payload, headers=headers, encode_chunked=True)
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._unreachable(error) from error
+        if response.status >= 400:
+            with _Closing(connection):
+                raise _error_of(response)
+        return _Closing(connection), response
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._node is None:
+            return _UnixConnection(self._socket_path, CONNECT_TIMEOUT_S)
+        parts = urlsplit(self._node)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UsageError(f"--node takes https://HOST:PORT, not {self._node!r}")
+        if self._token is None:
+            raise UsageError("a node elsewhere needs an API token", hint="set FREECLOUD_TOKEN")
+        if parts.scheme == "http":
+            if parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+                raise UsageError("plain http is for this machine only", hint="use https://")
+            return http.client.HTTPConnection(parts.hostname, parts.port or 6780, timeout=CONNECT_TIMEOUT_S)
+        return _PinnedConnection(parts.hostname, parts.port or 6780, _pin_of(self._token), CONNECT_TIMEOUT_S)
+
+    def _unreachable(self, error: Exception) -> FreecloudError:
+        if isinstance(error, TimeoutError):
+            return UnreachableError("the daemon did not answer in time", hint="look at `freecloud doctor`")
+        if self._node is not None:
+            return UnreachableError(f"cannot reach {self._node}", why=str(error))
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            return UnreachableError(
+                f"no daemon runs in {self._socket_path.parent.parent}",
+                hint="start it with `freecloud up`, or name its --home",
+                code="daemon.absent",
+            )
+        if isinstance(error, PermissionError):
+            return UnreachableError(f"not allowed to use {self._socket_path}", why="it belongs to another user")
+        return UnreachableError("cannot talk to the daemon", why=str(error))
+
+    @staticmethod
+    def _read(response: http.client.HTTPResponse) -> bytes:
+        content = response.read(ANSWER_BYTES_MAX + 1)
+        if len(content) > ANSWER_BYTES_MAX:
+            raise ProtocolError("the daemon's answer is too large", why=f"the limit is {ANSWER_BYTES_MAX} bytes")
+        return content
+
+
+class _Closing:
+    def __init__(self, connection: http.client.HTTPConnection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *details: object) -> None:
+        self._connection.close()
+
+
+def segment(text: str) -> str:
+    """One path segment, escaped."""
+    return quote(text, safe="")
+
+
+def problem_to_error(problem: Mapping[str, Any]) -> FreecloudError:
+    """The error that a problem document (RFC 9457) describes."""
+    try:
+        kind = Kind(problem.get("kind", "failed"))
+    except ValueError:
+        kind = Kind.FAILED
+    error = rebuild(
+        str(problem.get("code", "failed")),
+        kind,
+        str(problem.get("title", "the daemon failed")),
+        str(problem.get("detail", "")),
+        str(problem.get("hint", "")),
+    )
+    if "line" in problem and "column" in problem:
+        error.add_note(f"{int(problem['line'])}:{int(problem['column'])}")
+    return error
+
+
+def _error_of(response: http.client.HTTPResponse) -> FreecloudError:
+    content = response.read(1024 * 1024)
+    try:
+        problem = json.loads(content)
+    except ValueError:
+        return FailedError(f"the daemon answered {response.status} {response.reason}")
+    return problem_to_error(problem)
+
+
+def _pieces(content: BinaryIO) -> Iterator[bytes]:
+    while piece := content.read(256 * 1024):
+        yield piece
+
+
+def _with_query(path: str, query: Mapping[str, object] | None) -> str:
+    given = {key: value for key, value in (query or {}).items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def _pin_of(token: str) -> bytes:
+    """The certificate hash inside fct_ID_SECRET_PIN."""
+    parts = token.split("_")
+    try:
+        if len(parts) != 4 or parts[0] != TOKEN_PREFIX:
+            raise ValueError
+        return bytes.fromhex(parts[3])
+    except ValueError as error:
+        raise UsageError("FREECLOUD_TOKEN is not an API token", hint="it looks like fct_…") from error

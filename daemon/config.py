@@ -1,0 +1,190 @@
+"""What the owner of a node decides: flags over environment over `freecloud.toml` over defaults.
+
+One frozen `Config`, validated once; nothing else in the daemon reads the environment or argv.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mesh.errors import UsageError
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
+LABEL_KEY = re.compile(r"[A-Za-z0-9._/-]{1,63}")
+
+DEFAULT_ADDRESS = {"mesh": "127.0.0.1:6700", "http": "127.0.0.1:6780", "ingress": "127.0.0.1:6781"}
+"""Ports of the contract. Loopback unless told otherwise."""
+
+SETTINGS = ("name", "zone", "provider", "listen", "advertise", "http", "ingress", "unsandboxed", "labels")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything `run_node` needs to know.
+
+    Addresses that were not named are None: the listener then begins at its default and gives way to the next free
+    port (contract of the command line).
+    """
+
+    home: Path
+    name: str
+    zone: str = ""
+    provider: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    listen: str | None = None
+    advertise: str | None = None
+    http: str | None = None
+    ingress: str | None = None
+    unsandboxed: bool = False
+    ready_descriptor: int | None = None
+    join_token: str = field(default="", repr=False)
+
+
+def default_home(environment: Mapping[str, str]) -> Path:
+    """$FREECLOUD_HOME, or freecloud/ in the platform's user data folder."""
+    named = environment.get("FREECLOUD_HOME")
+    if named:
+        return Path(named).expanduser()
+    data = environment.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data).expanduser() / "freecloud"
+
+
+def load_config(flags: Mapping[str, object], environment: Mapping[str, str]) -> Config:
+    """The one configuration of this process.
+
+    Args:
+        flags: What was given on the command line, by the names of `SETTINGS` and "home"; absent or None if not given.
+        environment: FREECLOUD_NAME, FREECLOUD_LISTEN, … stand for the flags.
+
+    Raises:
+        UsageError: A value that cannot be meant; it names the setting and where it came from.
+    """
+    home = flags.get("home")
+    root = Path(str(home)).expanduser() if home else default_home(environment)
+    root = Path(os.path.abspath(root))  # noqa: PTH100 (Path.resolve would follow links, the owner's own names stay)
+    toml = _read_toml(root / "freecloud.toml")
+
+    def setting(name: str) -> object:
+        if flags.get(name) is not None:
+            return flags[name]
+        if f"FREECLOUD_{name.upper()}" in environment:
+            return environment[f"FREECLOUD_{name.upper()}"]
+        return toml.get(name)
+
+    return Config(
+        home=root,
+        name=_checked_name(str(setting("name") or _host_name())),
+        zone=_short_text("zone", setting("zone")),
+        provider=_short_text("provider", setting("provider")),
+        labels=_labels(setting("labels")),
+        listen=_address("listen", setting("listen")),
+        advertise=_address("advertise", setting("advertise")),
+        http=_address("http", setting("http")),
+        ingress=_address("ingress", setting("ingress")),
+        unsandboxed=_truth(setting("unsandboxed")),
+        ready_descriptor=_number(flags.get("ready_descriptor")),
+        join_token=str(flags.get("join_token") or ""),
+    )
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """("host", port) of "host:port" or "[v6]:port"."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(address: str) -> bool:
+    host = split_address(address)[0]
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        content = path.read_text()
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}", why=str(error)) from error
+    try:
+        values = tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML", why=str(error)) from error
+    unknown = sorted(set(values) - set(SETTINGS))
+    if unknown:
+        raise UsageError(f"{path} sets {unknown[0]!r}, which is no setting", hint=f"settings: {', '.join(SETTINGS)}")
+    return values
+
+
+def _host_name() -> str:
+    name = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().split(".")[0].lower()).strip("-")
+    return name[:40].strip("-") or "node"
+
+
+def _checked_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot be a node's name", why="1 to 40 of a-z, 0-9 and -, not - at an end", hint="set --name"
+        )
+    return name
+
+
+def _short_text(setting: str, value: object) -> str:
+    text = str(value or "")
+    if len(text) > 63 or not text.isprintable():
+        raise UsageError(f"--{setting} has at most 63 printable characters")
+    return text
+
+
+def _labels(value: object) -> tuple[tuple[str, str], ...]:
+    pairs: dict[str, str] = {}
+    if isinstance(value, Mapping):
+        pairs = {str(key): str(text) for key, text in value.items()}
+    elif value:
+        items = value if isinstance(value, list | tuple) else str(value).split(",")
+        for item in items:
+            key, separator, text = str(item).partition("=")
+            if not separator:
+                raise UsageError(f"a label is key=value, not {item!r}")
+            pairs[key] = text
+    for key, text in pairs.items():
+        if not LABEL_KEY.fullmatch(key) or len(text) > 63 or not text.isprintable():
+            raise UsageError(f"{key}={text} cannot be a label", why="keys: A-Z a-z 0-9 . _ / -; values: 63 characters")
+    return tuple(sorted(pairs.items()))
+
+
+def _address(setting: str, value: object) -> str | None:
+    if value in (None, ""):
+        return None
+    text = str(value)
+    host, separator, port = text.rpartition(":")
+    if not separator and text.isdigit():
+        return f"127.0.0.1:{_port(setting, text)}"
+    if not separator or not host:
+        raise UsageError(f"--{setting} takes HOST:PORT, not {text!r}")
+    return f"{host}:{_port(setting, port)}"
+
+
+def _port(setting: str, text: str) -> int:
+    if not text.isdigit() or not 0 <= int(text) <= 65535:
+        raise UsageError(f"--{setting}: {text!r} is no port", why="ports are 0 to 65535")
+    return int(text)
+
+
+def _truth(value: object) -> bool:
+    if isinstance(value, bool) or value is None:
+        return bool(value)
+    if str(value).lower() in ("1", "true", "yes", "on"):
+        return True
+    if str(value).lower() in ("", "0", "false", "no", "off"):
+        return False
+    raise UsageError(f"{value!r} is neither true nor false")
+
+
+def _number(value: object) -> int | None:
+    return None if value is None else int(str(value))

@@ -1,0 +1,205 @@
+"""Apps: check a manifest, take a source, deploy and follow it to the end, scale, roll back, remove, explain, logs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import trio
+from scheduler.manifest import parse
+from starlette.responses import Response
+
+from consensus.records import App, ReleaseState
+from daemon.api.answers import LINES, document, lines
+from daemon.api.body import read_json
+from daemon.api.clock import deadline_in
+from daemon.api.operations import Call, Operation, schema
+from daemon.api.views import app_document, bundle_holders, replica_document
+from daemon.services import Services
+from mesh.errors import ConflictError, MissingError, UsageError
+
+MANIFEST = schema(("manifest",), manifest="string")
+DEPLOY = schema(("manifest", "bundle"), manifest="string", bundle="string")
+SCALE = schema(("replicas",), replicas="integer")
+ROLLBACK = schema((), to="integer")
+EXEC = schema(("command",), command="string[]", replica="string")
+
+DEPLOY_ENTRY_TIMEOUT_S = 30.0
+FOLLOW_MARGIN_S = 60.0
+"""A deploy is followed for the rollout's own deadline and this much more: installing and copying come before it."""
+
+LAST_LOG_LINES = 20
+LOG_LINES_MAX = 10_000
+
+
+async def list_apps(call: Call) -> Response:
+    names = sorted(call.services.ledger.state.apps)
+    rows = [app_document(call.services, name) for name in names]
+    return document({"apps": [{key: row[key] for key in row if key not in ("placed", "releases")} for row in rows]})
+
+
+async def show_app(call: Call) -> Response:
+    return document(app_document(call.services, call.path("name")))
+
+
+async def why_app(call: Call) -> Response:
+    return document({"lines": list(call.services.scheduler.why(call.path("name")))})
+
+
+async def check_manifest(call: Call) -> Response:
+    """The one parser's verdict, before the caller packs anything."""
+    manifest = parse((await read_json(call.request, MANIFEST))["manifest"])
+    return document({"name": manifest.name, "source": manifest.source, "replicas": manifest.replicas})
+
+
+async def plan_app(call: Call) -> Response:
+    text = (await read_json(call.request, MANIFEST))["manifest"]
+    plan = call.services.scheduler.plan(text)
+    return document(
+        {
+            "steps": [{"sign": step.sign, "text": step.text} for step in plan.steps],
+            "reasons": [str(reason) for reason in plan.reasons],
+        }
+    )
+
+
+async def take_bundle(call: Call) -> Response:
+    """A source archive, streamed to disk under the hash of its bytes."""
+    stored = await call.services.scheduler.bundles.put(call.request.stream())
+    return document({"bundle": stored.bundle, "bytes": stored.size_bytes})
+
+
+async def deploy_app(call: Call) -> Response:
+    wanted = await read_json(call.request, DEPLOY)
+    parse(wanted["manifest"])  # a mistake is a plain 400, not a line in a stream
+    return lines(_deploy(call.services, wanted["manifest"], wanted["bundle"]))
+
+
+async def _deploy(services: Services, manifest_text: str, bundle: str) -> AsyncIterator[dict[str, Any]]:
+    name = parse(manifest_text).name
+    yield {"text": f"{name}: placing its source on a second node"}
+    deployed = await services.scheduler.deploy(manifest_text, bundle, deadline=deadline_in(DEPLOY_ENTRY_TIMEOUT_S))
+    holders = bundle_holders(services, bundle)
+    yield {"text": f"{name}: release {deployed.release} is agreed", "release": deployed.release, "holders": holders}
+    services.events.add("app.deployed", f"{name} release {deployed.release}")
+    async for event in follow(services, name, deployed.release):
+        yield event
+
+
+async def follow(services: Services, name: str, release: int) -> AsyncIterator[dict[str, Any]]:
+    """Tell how a rollout goes until it is healthy, rolled back, replaced or given up."""
+    limit_s = parse(services.ledger.state.releases[name, release].manifest_text).rollout.deadline_s + FOLLOW_MARGIN_S
+    last = ""
+    with trio.move_on_after(limit_s):
+        async with services.scheduler.changes() as changes:
+            while True:
+                app = services.ledger.state.apps.get(name)
+                if app is None:
+                    raise MissingError(f"{name} was removed meanwhile")
+                final = _outcome(services, app, release)
+                if final is not None:
+                    if final["outcome"] == "rolled-back":
+                        final["log"] = await services.runner.last_lines(name, release, LAST_LOG_LINES)
+                    yield final
+                    return
+                text = _progress(services, app)
+                if text != last:
+                    last = text
+                    yield {"text": text, "app": name, "release": release}
+                await changes.receive()
+    yield {"outcome": "unknown", "app": name, "release": release, "text": f"{name}: still not healthy; {last}"}
+
+
+def _outcome(services: Services, app: App, release: int) -> dict[str, Any] | None:
+    if app.current == release and app.state is ReleaseState.STABLE:
+        addresses = app_document(services, app.name)["addresses"]
+        text = f"{app.name}: release {release} is healthy"
+        return {"outcome": "healthy", "app": app.name, "release": release, "addresses": addresses, "text": text}
+    if app.current == release and app.state is ReleaseState.ROLLING:
+        return None
+    if app.current > release:
+        raise ConflictError(f"{app.name} was deployed again meanwhile", why=f"release {app.current} is current")
+    text = f"{app.name}: release {release} was rolled back: {app.reason or 'it did not become healthy'}"
+    return {"outcome": "rolled-back", "app": app.name, "release": release, "text": text}
+
+
+def _progress(services: Services, app: App) -> str:
+    placed = [
+        replica_document(services, assignment)
+        for assignment in services.ledger.state.assignments.values()
+        if assignment.app == app.name and assignment.release == app.current
+    ]
+    healthy = sum(replica["health"] == "healthy" for replica in placed)
+    others = sorted({replica["health"] for replica in placed} - {"healthy"})
+    return f"{app.name}: {healthy} of {app.replicas} replicas healthy" + (f" ({', '.join(others)})" if others else "")
+
+
+async def scale_app(call: Call) -> Response:
+    wanted = await read_json(call.request, SCALE)
+    await call.services.scheduler.scale(call.path("name"), wanted["replicas"], deadline=deadline_in(10))
+    return document({"name": call.path("name"), "replicas": wanted["replicas"]})
+
+
+async def rollback_app(call: Call) -> Response:
+    wanted = await read_json(call.request, ROLLBACK)
+    release = await call.services.scheduler.rollback(call.path("name"), wanted.get("to"), deadline=deadline_in(10))
+    return document({"name": call.path("name"), "release": release})
+
+
+async def remove_app(call: Call) -> Response:
+    await call.services.scheduler.remove(call.path("name"), deadline=deadline_in(10))
+    call.services.events.add("app.removed", call.path("name"))
+    return document({"name": call.path("name")})
+
+
+async def app_logs(call: Call) -> Response:
+    name = call.path("name")
+    services = call.services
+    entries = services.runner.logs(
+        name,
+        replica_id=call.query("replica") or None,
+        lines=_count(call.query("lines", "100")),
+        follow=call.query("follow") == "1",
+    )
+
+    async def documents() -> AsyncIterator[dict[str, Any]]:
+        async for entry in entries:
+            yield {"replica": entry.replica_id, "text": entry.text}
+
+    return lines(documents())
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= LOG_LINES_MAX:
+        raise UsageError(f"lines is 1 to {LOG_LINES_MAX}, not {text!r}")
+    return int(text)
+
+
+async def exec_app(call: Call) -> Response:
+    wanted = await read_json(call.request, EXEC)
+    output = call.services.runner.execute(call.path("name"), wanted.get("replica"), tuple(wanted["command"]))
+
+    async def documents() -> AsyncIterator[dict[str, Any]]:
+        async for piece in output:
+            if piece.exit_code is not None:
+                yield {"exit_code": piece.exit_code}
+            else:
+                yield {"stream": piece.stream, "text": piece.text}
+
+    return lines(documents())
+
+
+OPERATIONS = (
+    Operation("GET", "/v1/apps", "read", "every app", list_apps),
+    Operation("POST", "/v1/apps/check", "deploy", "check a manifest", check_manifest, MANIFEST),
+    Operation("POST", "/v1/apps/plan", "deploy", "what a deploy would do, and why", plan_app, MANIFEST),
+    Operation("POST", "/v1/bundles", "deploy", "hand over a source archive", take_bundle),
+    Operation("POST", "/v1/apps", "deploy", "deploy and follow to the end", deploy_app, DEPLOY, LINES),
+    Operation("GET", "/v1/apps/{name}", "read", "one app", show_app),
+    Operation("GET", "/v1/apps/{name}/why", "read", "why its replicas are where they are", why_app),
+    Operation("POST", "/v1/apps/{name}/scale", "deploy", "change the number of replicas", scale_app, SCALE),
+    Operation("POST", "/v1/apps/{name}/rollback", "deploy", "return to an earlier release", rollback_app, ROLLBACK),
+    Operation("DELETE", "/v1/apps/{name}", "deploy", "stop it everywhere and forget it", remove_app),
+    Operation("GET", "/v1/apps/{name}/logs", "read", "what its replicas wrote", app_logs, None, LINES),
+    Operation("POST", "/v1/apps/{name}/exec", "admin", "run a command beside a replica", exec_app, EXEC, LINES),
+)

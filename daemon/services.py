@@ -1,0 +1,40 @@
+"""What the API's handlers may use; made by `daemon.node`, owned by nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from consensus.ledger import Ledger
+from gossip.service import Gossip
+from mesh.identity import Identity
+from mesh.peers import Peers
+from scheduler.ingress.ingress import Ingress
+from scheduler.runner import Runner
+from scheduler.service import Scheduler
+
+from daemon.config import Config
+from daemon.events import EventLog
+from daemon.home import Home
+from daemon.keys import KeyHolder
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One running node, seen from its API."""
+
+    config: Config
+    home: Home
+    identity: Identity
+    addresses: dict[str, str]
+    peers: Peers
+    gossip: Gossip
+    ledger: Ledger
+    keys: KeyHolder
+    scheduler: Scheduler
+    runner: Runner
+    ingress: Ingress
+    events: EventLog
+    started_at: float
+    sandbox: str
+    stop: Callable[[], None]

@@ -1,0 +1,1 @@
+"""The simulator's own parts: clocks, disk, network, and checkers on histories made wrong by hand."""

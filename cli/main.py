@@ -1,6 +1,6 @@
 """`freecloud`: find the command, load only what it needs, run it, turn an error into one line and an exit status.
 
-    0 done   1 failed   2 wrong usage   3 not found   4 refused   5 no quorum or unreachable
+0 done   1 failed   2 wrong usage   3 not found   4 refused   5 no quorum or unreachable
 """
 
 from __future__ import annotations

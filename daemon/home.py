@@ -1,17 +1,17 @@
 """The state directory: one folder, one daemon (its layout, its lock, the ports it chose).
 
-    HOME/
-      freecloud.toml     what the owner set (optional)
-      lock               held by the running daemon; names its pid
-      identity/          the node's key and certificate (0600; the one secret in clear, rule T7)
-      mesh               which mesh this home belongs to, and whom to call first
-      boot               the counter of starts (fsynced, rule T3)
-      log/ snapshots/    the sealed Raft log and the ledger's snapshots
-      bundles/           releases' sources by content address
-      apps/ logs/        what runs here, and what it wrote
-      run/daemon.sock    the API for this machine's owner (0600, peer credentials)
-      ports.json         the ports in use, kept across restarts
-      lost+found/        state that was moved aside and never deleted (rule T3)
+HOME/
+  freecloud.toml     what the owner set (optional)
+  lock               held by the running daemon; names its pid
+  identity/          the node's key and certificate (0600; the one secret in clear, rule T7)
+  mesh               which mesh this home belongs to, and whom to call first
+  boot               the counter of starts (fsynced, rule T3)
+  log/ snapshots/    the sealed Raft log and the ledger's snapshots
+  bundles/           releases' sources by content address
+  apps/ logs/        what runs here, and what it wrote
+  run/daemon.sock    the API for this machine's owner (0600, peer credentials)
+  ports.json         the ports in use, kept across restarts
+  lost+found/        state that was moved aside and never deleted (rule T3)
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ import trio
 from consensus.ledger import Ledger
 from gossip.service import MemberState
 from mesh.admission import JoinProfile, VerifiedJoin
-from mesh.identity import Identity
-from mesh.invite import InvitePin, InviteToken, encode_token, invite_signing_key
 
 from consensus.ledger_entries import Admit
 from consensus.records import BootMark, Invite, KeyGeneration, Labels, Member, MemberStatus
 from daemon.keys import KeyHolder
 from daemon.services import Services
+from mesh.identity import Identity
+from mesh.invite import InvitePin, InviteToken, encode_token, invite_signing_key
 from mesh.names import MeshId, NodeId
 from mesh.versioned import Codec, Limits
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from mesh.identity import Identity, seal_to
 
 from consensus.records import KeyGeneration, KeyShare, Member
 from mesh.errors import DamagedError, FailedError
+from mesh.identity import Identity, seal_to
 from mesh.names import NodeId
 
 KEY_BYTES = 32

@@ -57,15 +57,15 @@ def open_listeners(config: Config, home: Home) -> Listeners:
     return Listeners(mesh, gossip, http, ingress, unix, addresses, tuple(notices))
 
 
-def _bind(
-    name: str, wanted: str | None, stored: str | None, notices: list[str]
-) -> tuple[list[socket.socket], str]:
+def _bind(name: str, wanted: str | None, stored: str | None, notices: list[str]) -> tuple[list[socket.socket], str]:
     if wanted is not None:
         host, port = split_address(wanted)
         sockets = _try_bind(name, host, port)
         if sockets is None:
             raise FailedError(
-                f"port {port} on {host} is taken", hint=f"choose another, or leave out --{_flag(name)}", code="port.taken"
+                f"port {port} on {host} is taken",
+                hint=f"choose another, or leave out --{_flag(name)}",
+                code="port.taken",
             )
         return sockets, _address_of(host, sockets[0])
     first = stored or DEFAULT_ADDRESS[name]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from consensus.ledger import Ledger
 from gossip.service import Gossip
-from mesh.identity import Identity
 from mesh.peers import Peers
 from scheduler.ingress.ingress import Ingress
 from scheduler.runner import Runner
@@ -17,6 +16,7 @@ from daemon.config import Config
 from daemon.events import EventLog
 from daemon.home import Home
 from daemon.keys import KeyHolder
+from mesh.identity import Identity
 
 
 @dataclass(frozen=True, slots=True)

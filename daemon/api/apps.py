@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import trio
-from scheduler.manifest import parse
 from starlette.responses import Response
 
 from consensus.records import App, ReleaseState
@@ -17,6 +16,7 @@ from daemon.api.operations import Call, Operation, schema
 from daemon.api.views import app_document, bundle_holders, replica_document
 from daemon.services import Services
 from mesh.errors import ConflictError, MissingError, UsageError
+from scheduler.manifest import parse
 
 MANIFEST = schema(("manifest",), manifest="string")
 DEPLOY = schema(("manifest", "bundle"), manifest="string", bundle="string")

@@ -53,7 +53,5 @@ async def serve_websocket(services: Services, receive: Receive, send: Send) -> N
 
 
 OPERATIONS = (
-    Operation(
-        "GET", "/v1/events", "read", "what happened; with follow=1, what happens", get_events, None, LINES
-    ),
+    Operation("GET", "/v1/events", "read", "what happened; with follow=1, what happens", get_events, None, LINES),
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from scheduler.manifest import decode_manifest
 from starlette.responses import Response
 
 from consensus.ledger_entries import PutSecret, RemoveSecret
@@ -15,6 +14,7 @@ from daemon.api.clock import deadline_in, wall_ms
 from daemon.api.operations import Call, Operation, schema
 from daemon.keys import DATA, seal_secret
 from mesh.errors import UsageError
+from scheduler.manifest import decode_manifest
 
 SET = schema(("value",), value="string")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")

@@ -73,9 +73,7 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
 
 def test_no_file_is_longer_than_one_subject_needs() -> None:
     lengths = {name(path): path.read_text().count("\n") for path in sources()}
-    too_long = {
-        path: length for path, length in lengths.items() if length > LONGER_FILES.get(path, FILE_LINES_MAX)
-    }
+    too_long = {path: length for path, length in lengths.items() if length > LONGER_FILES.get(path, FILE_LINES_MAX)}
     assert not too_long, "split by subject, or argue it in LONGER_FILES"
     slack = {path: limit for path, limit in LONGER_FILES.items() if lengths.get(path, 0) <= FILE_LINES_MAX}
     assert not slack, "these have become short enough: take them off LONGER_FILES"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from consensus.ledger_entries import Assign, PutRelease, RemoveApp, Result, SetApp, Unassign
+from consensus.ledger_entries import Assign, PutRelease, RemoveApp, Result, ScaleApp, SetApp, Unassign
 from consensus.ledger_facts import RELEASES_KEPT, Context, Facts, conflict, done, missing, refused, usage
 from consensus.records import App, Assignment, MemberStatus, ReleaseState
 
@@ -20,6 +20,8 @@ def put_release(facts: Facts, entry: PutRelease, context: Context) -> Result:
         return conflict(f"{release.app} was deployed meanwhile", f"its newest release is {newest}")
     if not 0 <= entry.replicas <= REPLICAS_MAX:
         return usage(f"an app has 0 to {REPLICAS_MAX} replicas")
+    if app is None and any(assignment.app == release.app for assignment in facts.assignments.values()):
+        return conflict(f"{release.app} is still being removed", "its replicas have not all been taken away")
     if app is None and len(facts.apps) >= APPS_MAX:
         return refused("limit.apps", f"the mesh has {APPS_MAX} apps")
     facts.releases[release.app, release.number] = replace(release, created_ms=context.time_ms)
@@ -45,11 +47,21 @@ def set_app(facts: Facts, entry: SetApp, context: Context) -> Result:
         return conflict(f"{app.name} was changed meanwhile", f"its current release is {app.current}")
     if (app.name, entry.app.current) not in facts.releases:
         return missing(f"{app.name} has no release {entry.app.current}")
-    if not 0 <= entry.app.replicas <= REPLICAS_MAX:
-        return usage(f"an app has 0 to {REPLICAS_MAX} replicas")
     changed_ms = app.changed_ms if app.current == entry.app.current else context.time_ms
-    facts.apps[app.name] = replace(entry.app, next_replica=app.next_replica, changed_ms=changed_ms)
+    facts.apps[app.name] = replace(
+        entry.app, next_replica=app.next_replica, replicas=app.replicas, changed_ms=changed_ms
+    )
     return done(str(entry.app.current))
+
+
+def scale_app(facts: Facts, entry: ScaleApp, context: Context) -> Result:
+    app = facts.apps.get(entry.app)
+    if app is None:
+        return missing(f"no app {entry.app}")
+    if not 0 <= entry.replicas <= REPLICAS_MAX:
+        return usage(f"an app has 0 to {REPLICAS_MAX} replicas")
+    facts.apps[app.name] = replace(app, replicas=entry.replicas)
+    return done(str(entry.replicas))
 
 
 def remove_app(facts: Facts, entry: RemoveApp, context: Context) -> Result:
@@ -65,6 +77,8 @@ def assign(facts: Facts, entry: Assign, context: Context) -> Result:
     app = facts.apps.get(entry.app)
     if app is None or (entry.app, entry.release) not in facts.releases:
         return conflict(f"{entry.app} was removed or changed meanwhile", f"no release {entry.release}")
+    if entry.number != app.next_replica:
+        return conflict(f"{entry.app} was placed meanwhile", f"its next replica is {app.next_replica}")
     member = facts.active(entry.node)
     if member is None or member.status is MemberStatus.DRAINING or entry.node in facts.outs:
         return conflict("that node takes nothing now", entry.node)

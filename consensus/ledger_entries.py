@@ -189,7 +189,7 @@ class PutRelease:
 @LEDGER.message("ledger.set-app")
 @dataclass(frozen=True, slots=True)
 class SetApp:
-    """Scale, roll back, mark a release stable or failed.
+    """Roll back, mark a release stable or failed. The number of replicas stays the ledger's (see `ScaleApp`).
 
     Args of apply: `expected_current` must be the app's current release or the entry is refused as `conflict`,
     so that an old plan never lands on a newer deploy (fault O2).
@@ -197,6 +197,15 @@ class SetApp:
 
     expected_current: int
     app: App
+
+
+@LEDGER.message("ledger.scale-app")
+@dataclass(frozen=True, slots=True)
+class ScaleApp:
+    """How many replicas a user wants; an entry of its own, so that no plan of a leader can undo it."""
+
+    app: str
+    replicas: int
 
 
 @LEDGER.message("ledger.remove-app")
@@ -208,12 +217,17 @@ class RemoveApp:
 @LEDGER.message("ledger.assign")
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Put one new replica of a release on a node; the replica's id is given by apply (`App.next_replica`)."""
+    """Put one new replica of a release on a node.
+
+    `number` becomes part of its id, and must be the app's next one: of two plans made from one view only the first
+    lands, so a deposed leader's late plan never adds a second replica (fault O2).
+    """
 
     app: str
     release: int
     node: NodeId
     reason: str
+    number: int
 
 
 @LEDGER.message("ledger.unassign")
@@ -275,6 +289,7 @@ Entry = (
     | OpenEpoch
     | PutRelease
     | SetApp
+    | ScaleApp
     | RemoveApp
     | Assign
     | Unassign

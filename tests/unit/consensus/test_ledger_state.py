@@ -20,9 +20,11 @@ from consensus.ledger_entries import (
     PutRelease,
     Refused,
     RegisterBoot,
+    RemoveApp,
     RemoveMember,
     Result,
     RotateKey,
+    ScaleApp,
     SetApp,
     Unassign,
 )
@@ -195,11 +197,32 @@ def test_a_deploy_on_an_old_view_and_a_change_of_a_newer_release_are_conflicts()
 def test_a_replica_is_named_once_and_fenced_by_its_index() -> None:
     script = Script()
     script.say(PutRelease(release(1), 1))
-    assert script.say(Assign("web", 1, script.founder.node_id, "first")) == Done("web-1")
+    assert script.say(Assign("web", 1, script.founder.node_id, "first", 1)) == Done("web-1")
+    assert code(script.say(Assign("web", 1, script.founder.node_id, "a late plan", 1))) == "conflict"
     index = script.state.assignments["web-1"].index
     assert code(script.say(Unassign("web-1", index + 1, ""))) == "conflict"
     script.say(Unassign("web-1", index, ""))
-    assert script.say(Assign("web", 1, script.founder.node_id, "again")) == Done("web-2")
+    assert script.say(Assign("web", 1, script.founder.node_id, "again", 2)) == Done("web-2")
+
+
+def test_a_plan_never_undoes_a_users_scale() -> None:
+    script = Script()
+    script.say(PutRelease(release(1), 1))
+    old = script.state.apps["web"]
+    script.say(ScaleApp("web", 5))
+    script.say(SetApp(1, replace(old, state=ReleaseState.STABLE)))
+    assert script.state.apps["web"].replicas == 5
+    assert script.state.apps["web"].state is ReleaseState.STABLE
+
+
+def test_an_app_comes_back_under_its_name_only_when_the_old_replicas_are_gone() -> None:
+    script = Script()
+    script.say(PutRelease(release(1), 1))
+    script.say(Assign("web", 1, script.founder.node_id, "x", 1))
+    script.say(RemoveApp("web"))
+    assert code(script.say(PutRelease(release(1), 1))) == "conflict"
+    script.say(Unassign("web-1", script.state.assignments["web-1"].index, ""))
+    assert script.say(PutRelease(release(1), 1)) == Done("1")
 
 
 def test_a_key_generation_is_the_next_one_and_never_shared_with_strangers() -> None:
@@ -216,7 +239,7 @@ def test_a_snapshot_restores_to_the_same_digest() -> None:
     script.invite(uses=3)
     script.say(Admit("t", member(2), ()))
     script.say(PutRelease(release(1), 2))
-    script.say(Assign("web", 1, member(2).node_id, "x"))
+    script.say(Assign("web", 1, member(2).node_id, "x", 1))
     copy = LedgerState()
     copy.restore(script.state.snapshot())
     assert copy.digest() == script.state.digest()

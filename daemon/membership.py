@@ -1,0 +1,86 @@
+"""Which mesh this home belongs to: founding one, joining one, coming back to one.
+
+The file `mesh` in the home names the mesh and the members that were known last, so that a node that starts has someone
+to call before its copy of the ledger says anything. It is a hint for dialling, never an authority.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from consensus.records import Member
+from daemon.home import Home, write_atomically
+from daemon.invites import WELCOME, Welcome
+from mesh.errors import DamagedError, ProtocolError, RefusedError
+from mesh.names import MeshId, NodeId
+from mesh.trust import TrustedPeer
+from mesh.versioned import Codec, Limits
+
+MESH_FILE = Codec(Limits(total_bytes_max=16 * 1024 * 1024))
+
+
+@MESH_FILE.message("daemon.mesh-file")
+@dataclass(frozen=True, slots=True)
+class MeshFile:
+    """What a restart begins with."""
+
+    mesh_id: MeshId
+    epoch: int
+    founder: bool  # this node made the mesh; true only until its ledger's first entry is applied
+    name: str
+    members: tuple[Member, ...]
+
+
+def load_mesh_file(home: Home) -> MeshFile | None:
+    """What this home belongs to, or None for a fresh one.
+
+    Raises:
+        DamagedError: The file is not what was written.
+    """
+    try:
+        content = home.mesh.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return MESH_FILE.decode(content, MeshFile)
+    except ProtocolError as error:
+        raise DamagedError(
+            f"{home.mesh} is damaged", why=str(error), hint="remove it and join again with a new token"
+        ) from error
+
+
+def save_mesh_file(path: Path, content: MeshFile) -> None:
+    write_atomically(path, MESH_FILE.encode(content))
+
+
+def from_welcome(welcome: bytes) -> MeshFile:
+    """What a joiner was told, as what it keeps."""
+    told = WELCOME.decode(welcome, Welcome)
+    return MeshFile(told.mesh_id, told.epoch, False, told.name, told.members)
+
+
+def check_token(known: MeshFile, mesh_id: MeshId) -> None:
+    """A home joins once; the same mesh again is a resume, another one is refused."""
+    if known.mesh_id != mesh_id:
+        raise RefusedError(
+            "this home belongs to another mesh",
+            why=f"it is in {known.mesh_id[:8]}, the token is for {mesh_id[:8]}",
+            hint="choose another --home",
+            code="home.foreign",
+        )
+
+
+def trusted_peers(members: dict[NodeId, Member], voters: frozenset[NodeId]) -> list[TrustedPeer]:
+    """The members of the ledger as links see them."""
+    return [
+        TrustedPeer(
+            node_id=member.node_id,
+            public_key=member.public_key,
+            certificate=member.certificate,
+            name=member.name,
+            trusted=member.trusted,
+            voter=member.node_id in voters,
+        )
+        for member in members.values()
+    ]

@@ -87,12 +87,12 @@ class Inode:
 
 
 class Platter:
-    """One node's folder of files, by relative name; survives the node's processes, not always their wishes."""
+    """One node's home: its files by path; survives the node's processes, not always their wishes."""
 
     def __init__(self) -> None:
         self.names: dict[str, Inode] = {}
         self._durable_names: dict[str, Inode] = {}
-        self._changes: list[tuple[str, Inode | None]] = []
+        self._changes: list[tuple[tuple[str, Inode | None], ...]] = []  # each is atomic
 
     def link(self, name: str, inode: Inode | None) -> None:
         """Have the name stand for this file from now on, or for none."""
@@ -100,17 +100,25 @@ class Platter:
             self.names.pop(name, None)
         else:
             self.names[name] = inode
-        self._changes.append((name, inode))
+        self._changes.append(((name, inode),))
 
-    def sync_names(self) -> None:
-        """All changes of names so far reach the disk."""
-        self._keep_names(len(self._changes))
+    def rename(self, old: str, new: str) -> None:
+        """Both names change in one step, now and after power loss."""
+        inode = self.names.pop(old)
+        self.names[new] = inode
+        self._changes.append(((old, None), (new, inode)))
+
+    def sync_names(self, folder: str = "") -> None:
+        """All changes of names in this folder so far reach the disk; `folder` ends with a slash, "" is all."""
+        inside = [change for change in self._changes if change[0][0].startswith(folder)]
+        self._changes = [change for change in self._changes if not change[0][0].startswith(folder)]
+        self._keep_names(inside)
 
     def power_off(self, rng: random.Random, damage: float) -> int:
         """The power goes; returns how many unsynced writes and changes of names did not survive whole."""
         kept = rng.randint(0, len(self._changes))
         hurt = len(self._changes) - kept
-        self._keep_names(kept)
+        self._keep_names(self._changes[:kept])
         self._changes.clear()
         self.names = dict(self._durable_names)
         for name in sorted(self.names):
@@ -135,13 +143,12 @@ class Platter:
         other._durable_names = dict(other.names)
         return other
 
-    def _keep_names(self, count: int) -> None:
-        for name, inode in self._changes[:count]:
+    def _keep_names(self, changes: list[tuple[tuple[str, Inode | None], ...]]) -> None:
+        for name, inode in (pair for change in changes for pair in change):
             if inode is None:
                 self._durable_names.pop(name, None)
             else:
                 self._durable_names[name] = inode
-        del self._changes[:count]
 
 
 def _put(content: bytearray, offset: int, payload: bytes) -> None:

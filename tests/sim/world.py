@@ -1,0 +1,250 @@
+"""The world: hosts, their network and the one agenda; a seed's options in, a trace out.
+
+The world carries messages and time to processes and ends them; what a process *is* it does not know (node.py does),
+so that the world itself is tested with a toy. Only this file calls into a process: after each call it asks for the
+next deadline, and any error that ends a process becomes a death and a later restart, as by systemd.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from math import inf
+
+from mesh.errors import DamagedError, DiskError, FreecloudError
+from tests.sim.clock import Agenda, NodeClock
+from tests.sim.disk import ProcessDied
+from tests.sim.host import Host, Process
+from tests.sim.network import Network
+from tests.sim.options import Options
+from tests.sim.platter import Platter
+from tests.sim.trace import Trace
+
+Start = Callable[["World", Host], Process]
+"""Makes the process of a host's next life; its errors count as that life's end."""
+
+RESTART_S = 0.5
+"""How long a supervisor waits before it starts a process that ended by itself."""
+
+
+class World:
+    """Everything there is in one run."""
+
+    def __init__(self, options: Options, names: Iterable[str], start: Start) -> None:
+        self.options = options
+        self.agenda = Agenda()
+        self.trace = Trace()
+        self.network = Network(self.agenda, self.random("network"), options.network, self._arrive, self._link_closed)
+        self.hosts: dict[str, Host] = {}
+        self.suspects: set[str] = set()  # hosts whose memory may be less than what they once promised
+        self.calm_core: frozenset[str] = frozenset()
+        self.deaths: dict[str, int] = {}
+        self._start = start
+        for name in names:
+            self.add_host(name)
+
+    def random(self, purpose: str) -> random.Random:
+        """Chance for one purpose, independent of every other; strings seed by SHA-512, never by `hash`."""
+        return random.Random(f"{self.options.seed}:{purpose}")
+
+    def add_host(self, name: str) -> Host:
+        """A new machine, without a process yet."""
+        rng = self.random(f"host:{name}")
+        drift = self.options.drift
+        clock = NodeClock(self.agenda, rate=1.0 + rng.uniform(-drift, drift), started=rng.uniform(0.0, 1e6))
+        host = self.hosts[name] = Host(name, self.agenda, clock, rng)
+        return host
+
+    # --- lives ------------------------------------------------------------------------------------------------
+
+    def start(self, host: Host) -> bool:
+        """Begin the next life, if the host has none; True if it began."""
+        if host.process is not None:
+            return False
+        host.lives += 1
+        host.frozen = 0
+        host.backlog.clear()
+        host.starting += 1
+        self.note(host.name, "up", f"life {host.lives}")
+        try:
+            host.process = self._start(self, host)
+        except (ProcessDied, FreecloudError) as error:
+            self._ended(host, error)
+            return False
+        self._call(host, host.process.wake)
+        return host.process is not None
+
+    def start_later(self, host: Host, delay: float) -> None:
+        """Start it then, unless another wish comes first."""
+        host.starting += 1
+        self.agenda.after(delay, self._start_if, host, host.starting)
+
+    def kill(self, host: Host, why: str) -> None:
+        """End the process at once; its kernel lives and closes its sockets."""
+        if host.process is None:
+            return
+        self._bury(host, why)
+        self.network.close_links(host.name, list(self.hosts))
+
+    def power_off(self, host: Host, why: str) -> int:
+        """End the process and lose what was not synced; nobody is told. Returns how many writes were hurt."""
+        if host.process is not None:
+            self._bury(host, why)
+        hurt = host.platter.power_off(host.rng, self.options.damage)
+        self.note(host.name, "power", f"{hurt} writes hurt")
+        return hurt
+
+    def freeze(self, host: Host) -> None:
+        """Let the process stand still; what arrives waits for it."""
+        host.frozen += 1
+
+    def thaw(self, host: Host) -> None:
+        """Undo one `freeze`; everything that waited arrives now."""
+        if not host.frozen:
+            return
+        host.frozen -= 1
+        while not host.frozen and host.process is not None and host.backlog:
+            self._call(host, host.backlog.popleft())
+        self._arm(host)
+
+    def replace_disk(self, host: Host, platter: Platter, why: str) -> None:
+        """The host's home is another one from its next start on; only a dead host's may be replaced."""
+        if host.process is not None:
+            raise AssertionError("a running process's disk is not replaced")
+        host.platter = platter
+        self.note(host.name, "disk", why)
+
+    def rearm(self, host: Host) -> None:
+        """Its clock has changed: find anew when it wants to be woken."""
+        host.wake_at = inf
+        self._arm(host)
+
+    # --- what a process may do --------------------------------------------------------------------------------
+
+    def later(self, host: Host, delay: float, action: Callable[[], None]) -> None:
+        """Have this happen to the process of this life, frozen time included; not to a later life."""
+        self.agenda.after(delay, self._call_if, host, host.lives, action)
+
+    def note(self, name: str, what: str, detail: str = "", *, term: int = 0, index: int = 0) -> None:
+        """One line of the trace."""
+        self.trace.line(self.agenda.now, name, what, term, index, detail)
+
+    # --- what faults ask --------------------------------------------------------------------------------------
+
+    def alive(self) -> list[Host]:
+        """The hosts with a process, in order of their names."""
+        return [host for host in self.hosts.values() if host.process is not None]
+
+    def faultable(self) -> list[Host]:
+        """The hosts that faults may still touch: all, until the calm; then those outside the core."""
+        return [host for host in self.hosts.values() if host.name not in self.calm_core]
+
+    def may_lose_memory(self, host: Host) -> bool:
+        """True if every configuration in force anywhere still has a majority with whole memories without it."""
+        doubtful = self.suspects | {host.name}
+        return all(len(voters & doubtful) <= (len(voters) - 1) // 2 for voters in self.configurations())
+
+    def configurations(self) -> set[frozenset[str]]:
+        """Every set of voters that some host, dead or alive, holds for one whose majority is needed."""
+        found: set[frozenset[str]] = set()
+        for host in self.hosts.values():
+            host.remember()
+            found.update(host.quorum_names)
+        return found
+
+    def calm(self, core: frozenset[str]) -> None:
+        """Liveness: no fault touches the core from now on, and everything in it that was broken is mended."""
+        self.calm_core = core
+        self.network.calm(core)
+        for name in sorted(core):
+            host = self.hosts[name]
+            host.faults.fsyncs_failing = host.faults.fuse = 0
+            host.faults.lying = False
+            host.faults.capacity_bytes = 1 << 40
+            host.stalled_until = 0.0
+            host.clock.resume()
+            while host.frozen:
+                self.thaw(host)
+            if host.process is None:
+                self.start_later(host, 0.05)
+            self._arm(host)
+        self.note("*", "phase", f"liveness, core {' '.join(sorted(core))}")
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _arrive(self, source: str, target: str, message: object) -> None:
+        host = self.hosts[target]
+        if host.process is not None:
+            process = host.process
+            self._call_if(host, host.lives, lambda: process.receive(source, message))
+
+    def _link_closed(self, name: str, peer: str) -> None:
+        host = self.hosts[name]
+        if host.process is not None:
+            process = host.process
+            self._call_if(host, host.lives, lambda: process.link_closed(peer))
+
+    def _call_if(self, host: Host, life: int, action: Callable[[], None]) -> None:
+        if host.lives != life or host.process is None:
+            return
+        if host.frozen:
+            host.backlog.append(action)
+            return
+        self._call(host, action)
+
+    def _call(self, host: Host, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (ProcessDied, FreecloudError) as error:
+            self._ended(host, error)
+            return
+        self._arm(host)
+
+    def _arm(self, host: Host) -> None:
+        if host.process is None or host.frozen:
+            return
+        due = host.clock.true_time_of(host.process.next_deadline())
+        if due < host.wake_at and due != inf:
+            host.wake_at = due
+            self.agenda.at(due, self._wake, host, due)
+
+    def _wake(self, host: Host, due: float) -> None:
+        if host.wake_at != due:
+            return  # an earlier wish took its place
+        host.wake_at = inf
+        if host.process is not None and not host.frozen:
+            self._call(host, host.process.wake)
+
+    def _start_if(self, host: Host, wish: int) -> None:
+        if host.starting == wish:
+            self.start(host)
+
+    def _bury(self, host: Host, why: str) -> None:
+        host.remember()
+        host.process = None
+        host.wake_at = inf
+        host.faults.fuse = 0
+        self.deaths[why] = self.deaths.get(why, 0) + 1
+        self.note(host.name, "down", why)
+
+    def _ended(self, host: Host, error: BaseException) -> None:
+        """The process ended by itself, or could not start; a supervisor starts it again."""
+        match error:
+            case ProcessDied():
+                why = "at an effect"
+            case DiskError():
+                why = "disk error"
+            case FreecloudError():
+                why = error.stable_code
+            case _:
+                why = type(error).__name__
+        self._bury(host, why)
+        self.network.close_links(host.name, list(self.hosts))
+        if isinstance(error, DamagedError):
+            self._damaged(host)
+        self.start_later(host, RESTART_S)
+
+    def _damaged(self, host: Host) -> None:
+        """What the operator does whose node says that its log is damaged: start it with an empty one."""
+        self.suspects.add(host.name)
+        self.replace_disk(host, Platter(), "emptied, it was damaged")

@@ -98,12 +98,12 @@ def main() -> None:
     limit(options.get("rlimits", {}))
     if "oom_score" in options:
         write_file("/proc/self/oom_score_adj", str(options["oom_score"]))
-    if "cwd" in options:
-        os.chdir(options["cwd"])
     if "umask" in options:
         os.umask(options["umask"])
     if "uid" in options:
         become(options["uid"], options["gid"])
+    if "cwd" in options:
+        go_to(options["cwd"])  # as whom we have become: a folder that the app itself cannot reach is of no use to it
     if options.get("death_signal"):
         die_with_parent(options["death_signal"])
     if "landlock" in options or "seccomp" in options:
@@ -156,6 +156,13 @@ def become(uid: int, gid: int) -> None:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+
+
+def go_to(folder: str) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        fail(f"the app's user cannot reach {folder}: {error.strerror}")
 
 
 def die_with_parent(number: int) -> None:

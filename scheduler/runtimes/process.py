@@ -51,6 +51,15 @@ class ProcessRuntime:
         self._python = os.path.realpath(python)
 
     async def start(self, launch: Launch, *, deadline: float) -> ProcessRun:
+        try:
+            return await self._start(launch, deadline)
+        except FailedError:
+            with trio.CancelScope(shield=True):
+                await sweep(launch.run_folder, launch.run_id)
+            raise
+
+    async def _start(self, launch: Launch, deadline: float) -> ProcessRun:
+        await trio.to_thread.run_sync(_clear, launch)
         spec = self._spec(launch)
         stages = [self._python, "-I", "-S", confine.__file__, json.dumps({"daemonise": True, "umask": 0o077})]
         command = [*stages, self._python, "-I", "-S", shim.__file__, str(launch.run_folder)]
@@ -83,6 +92,11 @@ class ProcessRuntime:
         with trio.CancelScope(shield=True):
             await sweep(run_folder, run_id)
         return None
+
+    async def abandon(self, run_folder: Path) -> None:
+        facts = await trio.to_thread.run_sync(read_record, run_folder)
+        if facts is not None:
+            await sweep(run_folder, facts.run_id)
 
     def _spec(self, launch: Launch) -> dict[str, Any]:
         return {
@@ -143,6 +157,13 @@ class ProcessRun:
         return await sweep(self._folder, self._facts.run_id)
 
 
+def _clear(launch: Launch) -> None:
+    """Ready the run's folder and its log's; what an earlier run left there was seen to be dead by whoever starts."""
+    launch.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in (SOCKET_NAME, RECORD_NAME):
+        (launch.run_folder / name).unlink(missing_ok=True)
+
+
 async def sweep(folder: Path, run_id: str) -> RunExit:
     """Make sure that nothing of this run is alive, and say how it ended.
 
@@ -153,7 +174,7 @@ async def sweep(folder: Path, run_id: str) -> RunExit:
         facts = None
     if facts is not None and facts.exit is not None:
         return facts.exit
-    await trio.to_thread.run_sync(_kill_run, facts, run_id)
+    await trio.to_thread.run_sync(_kill_run, folder, facts, run_id)
     return RunExit(code=None, signal=None, at_ms=0, reason="its shim was lost")
 
 
@@ -165,9 +186,12 @@ def read_record(folder: Path) -> RunFacts | None:
         return None
 
 
-def _kill_run(facts: RunFacts | None, run_id: str) -> None:
-    """SIGKILL to the shim first, so that it reports nothing half done, then to all that carry the run's mark."""
-    pids: list[int] = []
+def _kill_run(folder: Path, facts: RunFacts | None, run_id: str) -> None:
+    """SIGKILL to the shim first, so that it reports nothing half done, then to all that carry the run's mark.
+
+    A shim that was still starting has left no record: it is known by the folder on its command line.
+    """
+    pids = procfs.processes_with_arguments(shim.__file__, str(folder))
     if facts is not None and facts.boot_id == procfs.boot_id():
         pairs = ((facts.shim_pid, facts.shim_start), (facts.pid, facts.start_time))
         pids += [pid for pid, start in pairs if procfs.is_running(pid, start)]

@@ -47,6 +47,13 @@ def processes_with(variable: str) -> list[int]:
     return [int(name) for name in names if wanted in _read(f"/proc/{name}/environ").split(b"\0")]
 
 
+def processes_with_arguments(*arguments: str) -> list[int]:
+    """Processes whose command line ends in exactly these arguments."""
+    wanted = b"".join(argument.encode() + b"\0" for argument in arguments)
+    names = [name for name in os.listdir("/proc") if name.isdigit()]
+    return [int(name) for name in names if _read(f"/proc/{name}/cmdline").endswith(wanted)]
+
+
 def threads_of_user(uid: int) -> int:
     """How many threads this user has now: what RLIMIT_NPROC counts."""
     count = 0

@@ -12,6 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+RENEWAL_LIMIT_S, RENEW_EVERY_S = 60.0, 10.0
+EXCLUSIVE_LIMIT_S, EXCLUSIVE_RENEW_EVERY_S = 8.0, 1.0
+"""How long a run goes on without a daemon, and how often that one shows itself (rules A1, A2). The leader waits 15 s
+before it places an exclusive replica elsewhere."""
+
 PIDS_MAX = 512
 DESCRIPTORS_MAX = 1024
 
@@ -114,4 +119,15 @@ class Runtime(Protocol):
         """
 
     async def adopt(self, run_folder: Path, run_id: str, *, entitled: float, deadline: float) -> Run | None:
-        """The run in this folder if it still runs; None when it ended or was lost, and nothing of it is left."""
+        """Find a run that an earlier daemon started.
+
+        Args:
+            run_folder, run_id: What its `Launch` said.
+            entitled: As in `Run.renew`.
+
+        Returns:
+            The run in this folder if it still runs; None when it ended or was lost, and nothing of it is left.
+        """
+
+    async def abandon(self, run_folder: Path) -> None:
+        """Make sure that nothing lives of whatever run this folder had last; there need not have been one."""

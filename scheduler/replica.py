@@ -1,0 +1,343 @@
+"""One replica's life on this node, from its assignment to its end.
+
+    fetch → unpack → install → ┌ port, secrets → start → probe … ┐ → back-off ┐
+                               └────────────────────────────────────────────┘
+Ways out: `retire` (the ledger took it away: graceful stop, folder removed), and cancellation (the daemon goes: the
+app stays under its shim and is adopted by the next daemon). Which of both it is decides what happens to the process,
+so a replica that is merely cancelled touches nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import trio
+
+from gossip.record import ReplicaHealth, ReplicaReport
+from mesh.errors import FreecloudError
+from scheduler import health, ports, replica_files
+from scheduler.backoff import Backoff
+from scheduler.dependencies import Dependencies
+from scheduler.health_gate import HealthGate
+from scheduler.replica_files import ReplicaFolder, RunnerFolders
+from scheduler.runtimes.command import shell_command
+from scheduler.runtimes.logs import log_path
+from scheduler.runtimes.messages import ReplicaPlan, ReplicaRecord
+from scheduler.runtimes.procfs import boottime
+from scheduler.runtimes.runtime import (
+    EXCLUSIVE_LIMIT_S,
+    EXCLUSIVE_RENEW_EVERY_S,
+    RENEW_EVERY_S,
+    RENEWAL_LIMIT_S,
+    Launch,
+    ResourceLimits,
+    Run,
+    RunExit,
+    Runtime,
+)
+from scheduler.runtimes.sandbox import Sandbox
+
+T = TypeVar("T")
+
+FETCH_S_MAX = 300.0
+START_S_MAX = 20.0
+
+STOP_GRACE_S = 10.0
+"""Between SIGTERM and SIGKILL; Docker and systemd give 10 and 90."""
+
+LEAVE_S = 1.0
+"""Between saying "stopping" and SIGTERM: by then other nodes' ingress has heard it and sends nothing new. Gossip
+needs a few hundred milliseconds; whoever missed it is refused at the tunnel before a byte went, and tries another."""
+
+DETAIL_CHARACTERS_MAX = 120
+
+
+class Bundles(Protocol):
+    """What a replica needs of `scheduler.bundles.BundleExchange`."""
+
+    async def unpack(self, bundle: str, folder: Path, *, deadline: float) -> None:
+        """The source of this name into `folder`, which is made, fetched from a holder if need be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all replicas of a node share."""
+
+    runtime: Runtime
+    sandbox: Sandbox
+    folders: RunnerFolders
+    bundles: Bundles
+    dependencies: Dependencies
+    open_secrets: Callable[[tuple[str, ...]], Awaitable[Mapping[str, str]]]
+    entitled: Callable[[], float]  # boottime at which the leader was last heard
+    confirm: Callable[[], Awaitable[float]]  # the same, by asking now; raises when it cannot be known
+    node: Mapping[str, str]  # FREECLOUD_NODE, FREECLOUD_ZONE
+    rng: random.Random
+
+
+class Replica:
+    """One replica. `run` is its life; everything else may be called at any time from the trio thread.
+
+    Args:
+        plan: What to run.
+        around: The node's shared parts.
+        record: What an earlier daemon left of it; None for a new one.
+        on_change: Called after every change of `report`.
+    """
+
+    def __init__(
+        self, plan: ReplicaPlan, around: Surroundings, *, record: ReplicaRecord | None, on_change: Callable[[], None]
+    ) -> None:
+        self.plan = plan
+        self._around = around
+        self._record = record
+        self._on_change = on_change
+        self._folder = ReplicaFolder(around.folders.apps / plan.replica_id)
+        self._backoff = Backoff(plan.restart, restarts=record.restarts if record else 0, rng=around.rng)
+        self._health = ReplicaHealth.STARTING
+        self._detail = "preparing"
+        self._port = 0
+        self._run: Run | None = None
+        self._healthy_since: float | None = None
+        self._life = trio.CancelScope()
+        self._retire_reason: str | None = None
+        self._serving = False  # when it was retired
+
+    @property
+    def report(self) -> ReplicaReport:
+        return ReplicaReport(
+            replica_id=self.plan.replica_id,
+            app=self.plan.app,
+            release=self.plan.release,
+            assignment_index=self.plan.assignment_index,
+            health=self._health,
+            port=self._port,
+            restarts=self._backoff.restarts,
+            detail=self._detail[:DETAIL_CHARACTERS_MAX],
+        )
+
+    @property
+    def retiring(self) -> bool:
+        return self._retire_reason is not None
+
+    @property
+    def port(self) -> int:
+        """Where it listens on loopback; 0 when it does not run. Still set while it is stopping gracefully."""
+        return self._port
+
+    @property
+    def pid(self) -> int:
+        return self._run.facts.pid if self._run is not None else 0
+
+    def retire(self, reason: str) -> None:
+        """End it for good: gracefully, and its folder goes. `run` returns when that is done."""
+        if self._retire_reason is None:
+            self._retire_reason = reason
+            self._serving = self._health is ReplicaHealth.HEALTHY
+            self._tell(ReplicaHealth.STOPPING, reason)
+            self._life.cancel()
+
+    async def run(self) -> None:
+        """Live until retired (returns) or cancelled (leaves the app running)."""
+        with self._life:
+            await self._live()
+        if self._retire_reason is not None:
+            with trio.CancelScope(shield=True):
+                await self._end()
+
+    async def _live(self) -> None:
+        run = await self._adopt()
+        if run is None:
+            await self._insist(self._prepare)
+        while True:
+            if run is None:
+                run = await self._insist(self._start)
+            why = await self._attend(run)
+            run = None
+            self._run, self._port = None, 0
+            await self._wait_before_restart(why)
+
+    async def _insist(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a step that may fail, at growing intervals, saying why."""
+        while True:
+            try:
+                return await step()
+            except (FreecloudError, OSError) as error:  # OSError: a full or failing disk, which may get better
+                self._port = 0
+                await self._wait_before_restart(str(error))
+
+    async def _adopt(self) -> Run | None:
+        """The run that an earlier daemon started, if it still lives; nothing of it is left if it does not."""
+        if self._record is None or not self._record.run_id:
+            return None
+        entitled = self._around.entitled() if self.plan.exclusive else boottime()
+        deadline = trio.current_time() + START_S_MAX
+        run = await self._around.runtime.adopt(
+            self._folder.run, self._record.run_id, entitled=entitled, deadline=deadline
+        )
+        if run is not None:
+            self._run, self._port = run, self._record.port
+            self._tell(ReplicaHealth.STARTING, "adopted")
+        return run
+
+    async def _prepare(self) -> None:
+        """Everything that is done once: folder, source, packages."""
+        plan, around = self.plan, self._around
+        self._tell(ReplicaHealth.STARTING, "preparing")
+        await trio.to_thread.run_sync(replica_files.make_folder, self._folder, around.sandbox, plan.replica_id)
+        self._record = ReplicaRecord(plan, run_id="", port=0, restarts=self._backoff.restarts)
+        await trio.to_thread.run_sync(replica_files.write_record, self._folder, self._record)
+        if await trio.to_thread.run_sync(replica_files.clear_unfinished, self._folder):
+            self._tell(ReplicaHealth.STARTING, "fetching its source")
+            deadline = trio.current_time() + FETCH_S_MAX
+            await around.bundles.unpack(plan.bundle, self._folder.unpacking, deadline=deadline)
+            await trio.to_thread.run_sync(replica_files.finish_unpacking, self._folder, around.sandbox, plan)
+
+    async def _start(self) -> Run:
+        """One run: fresh port, secrets, a record of it on disk, and then the process."""
+        plan, around, folder = self.plan, self._around, self._folder
+        await trio.to_thread.run_sync(replica_files.make_folder, folder, around.sandbox, plan.replica_id)
+        venv = None
+        log = log_path(around.folders.logs, plan.app, plan.replica_id)
+        if plan.install:
+            self._tell(ReplicaHealth.STARTING, "installing dependencies")
+            venv = await around.dependencies.ensure(plan, folder, log)
+        self._tell(ReplicaHealth.STARTING, "starting")
+        entitled = await around.confirm() if plan.exclusive else boottime()
+        values = await around.open_secrets(plan.secrets) if plan.secrets else {}
+        port = ports.free_port(around.rng)
+        run_id = secrets.token_hex(8)
+        # From here on there may be a process: a retirement waits these few milliseconds, so that it finds it.
+        with trio.CancelScope(shield=True):
+            self._record = ReplicaRecord(plan, run_id=run_id, port=port, restarts=self._backoff.restarts)
+            await trio.to_thread.run_sync(replica_files.write_record, folder, self._record)
+            owner = around.sandbox.owner_of(plan.replica_id)
+            secrets_folder = await trio.to_thread.run_sync(replica_files.write_secrets, values, owner)
+            launch = self._launch(self._record, log, venv, values, secrets_folder, entitled)
+            run = await around.runtime.start(launch, deadline=trio.current_time() + START_S_MAX)
+            self._run, self._port = run, port
+        self._tell(ReplicaHealth.STARTING, "started")
+        return run
+
+    def _launch(
+        self,
+        record: ReplicaRecord,
+        log: Path,
+        venv: Path | None,
+        secret_values: Mapping[str, str],
+        secrets_folder: Path | None,
+        entitled: float,
+    ) -> Launch:
+        plan, around, folder = self.plan, self._around, self._folder
+        private_tmp = around.sandbox.private_tmp()
+        return Launch(
+            replica_id=plan.replica_id,
+            run_id=record.run_id,
+            command=shell_command(plan.command),
+            environment=replica_files.environment_of(
+                plan,
+                folder,
+                port=record.port,
+                venv=venv,
+                secret_values=secret_values,
+                secrets_folder=secrets_folder,
+                private_tmp=private_tmp,
+                node=around.node,
+            ),
+            work=folder.work,
+            run_folder=folder.run,
+            log=log,
+            readable=(folder.programs, *([venv] if venv is not None else [])),
+            writable=() if private_tmp else (folder.tmp,),
+            secrets_folder=secrets_folder,
+            limits=ResourceLimits(plan.cpu, plan.memory_bytes, plan.disk_bytes),
+            exclusive=plan.exclusive,
+            renewal_limit_s=EXCLUSIVE_LIMIT_S if plan.exclusive else RENEWAL_LIMIT_S,
+            entitled=entitled,
+        )
+
+    async def _attend(self, run: Run) -> str:
+        """Probe and renew until the run ends or has to be ended; returns why it did."""
+        why: list[str] = []
+        self._healthy_since = None
+
+        async with trio.open_nursery() as nursery:
+
+            async def wait_exit() -> None:
+                why.append(str(await run.wait_exit()))
+                nursery.cancel_scope.cancel()
+
+            async def probe() -> None:
+                why.append(await self._probe_until_hopeless())
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait_exit)
+            nursery.start_soon(probe)
+            nursery.start_soon(self._renew, run)
+        if run.facts.exit is None:
+            self._tell(ReplicaHealth.UNHEALTHY, f"restarting: {why[0]}")
+            await run.stop(STOP_GRACE_S)
+        return why[0]
+
+    async def _probe_until_hopeless(self) -> str:
+        gate = HealthGate(self.plan.health, trio.current_time())
+        check = self.plan.health
+        while True:
+            await trio.sleep_until(gate.next_probe())
+            failure = await health.probe(self._port, check.path, check.timeout_s)
+            now = trio.current_time()
+            if gate.record(now, failure):
+                if self._healthy_since is None:
+                    self._healthy_since = now
+                self._tell(gate.health, gate.reason)
+            hopeless = gate.hopeless(now)
+            if hopeless is not None:
+                return hopeless
+
+    async def _renew(self, run: Run) -> None:
+        """Keep the shim's lease. That the run has ended is told by `wait_exit`, not here."""
+        while True:
+            if self.plan.exclusive:
+                await run.renew(self._around.entitled())
+                await trio.sleep(EXCLUSIVE_RENEW_EVERY_S)
+            else:
+                await run.renew(boottime())
+                await trio.sleep(RENEW_EVERY_S)
+
+    async def _wait_before_restart(self, why: str) -> None:
+        healthy_s = trio.current_time() - self._healthy_since if self._healthy_since is not None else 0.0
+        self._healthy_since = None
+        wait_s = self._backoff.failed(healthy_s)
+        if wait_s is None:
+            self._tell(ReplicaHealth.FAILED, f"given up: {why}")
+            await trio.sleep_forever()
+        else:
+            self._tell(ReplicaHealth.BACKING_OFF, why)
+            await trio.sleep(wait_s)
+
+    async def _end(self) -> RunExit | None:
+        """The graceful end of a retired replica, and of whatever run an earlier daemon left of it."""
+        run, ended = self._run, None
+        if run is None and self._record is not None and self._record.run_id:
+            run = await self._adopt()
+            self._tell(ReplicaHealth.STOPPING, self._retire_reason or "")
+        if run is not None:
+            if self._serving and not self.plan.exclusive:
+                with trio.move_on_after(LEAVE_S):
+                    await run.wait_exit()
+            ended = await run.stop(STOP_GRACE_S)
+        self._run, self._port = None, 0
+        await self._around.runtime.abandon(self._folder.installation)
+        await trio.to_thread.run_sync(replica_files.remove_folder, self._folder)
+        return ended
+
+    def _tell(self, health_now: ReplicaHealth, detail: str) -> None:
+        if self._retire_reason is not None and health_now is not ReplicaHealth.STOPPING:
+            return
+        self._health, self._detail = health_now, detail
+        self._on_change()

@@ -16,7 +16,8 @@ A segment is a preallocated, zeroed file: a header page, then records, then zero
   ever told that they exist, and the tail is cut. If they start a later unit, then the unit with the hole had been
   synced, somebody may have been told, and cutting it would lose an acknowledged entry: `DamagedError` (D3, D4).
 - After each fsync a *mark* is written behind the unit, not synced, to be overwritten by the next unit. Where the
-  kernel had time to write it, it shows that the last unit too was complete once.
+  kernel had time to write it, it shows that the last unit too was complete once. The header of the next segment does
+  the same for a segment's last unit: it holds that unit's crc.
 
 Sources: OSDI'14 "All File Systems Are Not Created Equal"; FAST'18 "Protocol-Aware Recovery"; LogCabin's segments.
 """
@@ -53,6 +54,7 @@ _RECORD_MAGIC = b"\xf5rec"
 _FRAME = struct.Struct("<4sIIIBBHIQQ12s")
 _PLACE = struct.Struct("<QQ")  # segment number, offset
 FRAME_BYTES = _FRAME.size + _CRC.size
+MARK_BYTES = FRAME_BYTES + TAG_BYTES
 _ALIGNMENT = 8
 
 
@@ -63,11 +65,12 @@ class RecordKind(IntEnum):
     CONFIG_ENTRY = 2
     HARD_STATE = 3
     TRUNCATE = 4  # entries from `index` on are gone
-    COMPACT = 5  # entries up to `index` are in a snapshot
+    COMPACT = 5  # entries up to `index` are not needed: a snapshot stands for them
     RESET = 6  # the log starts anew behind `index`: a snapshot was installed
     COMMIT = 7  # everything up to `index` is known to be committed
     EPOCH = 8  # `index` is the epoch (rule T5)
     MARK = 9  # the unit before it was synced
+    NOOP_ENTRY = 10
 
 
 _KINDS = frozenset(kind.value for kind in RecordKind)
@@ -137,9 +140,6 @@ def record_bytes(body_bytes: int) -> int:
     return _aligned(FRAME_BYTES + body_bytes + TAG_BYTES)
 
 
-MARK_BYTES = record_bytes(0)
-
-
 class SegmentCipher:
     """Seals and opens the records of one segment; holds its key and the nonces' counter.
 
@@ -192,8 +192,8 @@ class SegmentCipher:
         whole = frame + _CRC.pack(crc) + body
         return whole.ljust(_aligned(len(whole)), b"\0"), crc
 
-    def scan(self, raw: bytes, *, is_last: bool) -> Scan:
-        """Read a whole segment; only the last one may end in a torn unit.
+    def scan(self, raw: bytes) -> Scan:
+        """Read a whole segment. Whether it is all that was written, the next segment's header knows.
 
         Raises:
             DamagedError: A record that was synced is not there any more, or does not open.
@@ -213,8 +213,6 @@ class SegmentCipher:
         self._refuse_rot(raw, offset)
         used = len(raw.rstrip(b"\0"))
         torn_until = offset if frame is not None and used <= frame.end else max(offset, used)
-        if torn_until > offset and not is_last:
-            raise self._damaged(offset, "a later segment exists, so this one was complete")
         return Scan(tuple(records), offset, chain, torn_until)
 
     def _refuse_rot(self, raw: bytes, hole: int) -> None:

@@ -15,6 +15,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from nacl.signing import SigningKey
@@ -42,6 +43,11 @@ class InvitePin:
     public_key: bytes
     certificate_hash: bytes  # SHA-256 of the DER
     addresses: tuple[str, ...]  # host:port of its mesh listener
+
+    @classmethod
+    def of(cls, public_key: bytes, certificate: bytes, addresses: Iterable[str]) -> InvitePin:
+        """The pin of a member; of its addresses the first few are kept."""
+        return cls(public_key, hashlib.sha256(certificate).digest(), tuple(addresses)[:ADDRESSES_MAX])
 
 
 @_TOKEN.message("invite.token")

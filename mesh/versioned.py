@@ -64,6 +64,11 @@ class Codec:
         self._encoders: dict[type, Convert] = {}
         self._decoders: dict[type, Convert] = {}
 
+    @property
+    def limits(self) -> Limits:
+        """What this codec's decoder accepts; who reads messages off a stream stops there."""
+        return self._limits
+
     def message(
         self, kind: str, version: int = 1, upgrades: Mapping[int, Upgrade] | None = None
     ) -> Callable[[type[T]], type[T]]:

@@ -4,39 +4,23 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import trio
 from consensus.ledger import Ledger
 from gossip.service import MemberState
-from mesh.admission import JoinProfile, VerifiedJoin
 
 from consensus.ledger_entries import Admit
-from consensus.records import BootMark, Invite, KeyGeneration, Labels, Member, MemberStatus
+from consensus.records import BootMark, Invite, Labels, Member, MemberStatus
 from daemon.keys import KeyHolder
+from daemon.membership import WELCOME, Welcome, own_shares
 from daemon.services import Services
+from mesh.admission import JoinProfile, VerifiedJoin
 from mesh.identity import Identity
 from mesh.invite import InvitePin, InviteToken, encode_token, invite_signing_key
 from mesh.names import MeshId, NodeId
-from mesh.versioned import Codec, Limits
 
 PINS_MAX = 3
 SECRET_BYTES = 16
-
-WELCOME = Codec(Limits(total_bytes_max=16 * 1024 * 1024, bytes_max=1024 * 1024))
-
-
-@WELCOME.message("daemon.welcome")
-@dataclass(frozen=True, slots=True)
-class Welcome:
-    """What a joiner is told: which mesh, under which name, whom to call, and the keys sealed to it."""
-
-    mesh_id: MeshId
-    epoch: int
-    index: int  # of the admission
-    name: str
-    members: tuple[Member, ...]
-    keys: tuple[KeyGeneration, ...]
 
 
 def make_invite(services: Services, *, uses: int, expires_ms: int, labels: Labels) -> tuple[str, Invite]:
@@ -115,10 +99,7 @@ class Desk:
                 committed.index,
                 committed.detail,
                 tuple(state.active_members().values()),
-                tuple(
-                    replace(key, shares=tuple(share for share in key.shares if share.node_id == member.node_id))
-                    for key in state.keys.values()
-                ),
+                own_shares(state.keys.values(), member.node_id),
             )
         )
 

@@ -6,16 +6,32 @@ to call before its copy of the ledger says anything. It is a hint for dialling, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from consensus.records import Member
+from consensus.records import KeyGeneration, Member
 from daemon.home import Home, write_atomically
-from daemon.invites import WELCOME, Welcome
 from mesh.errors import DamagedError, ProtocolError, RefusedError
 from mesh.names import MeshId, NodeId
 from mesh.trust import TrustedPeer
 from mesh.versioned import Codec, Limits
+
+WELCOME = Codec(Limits(total_bytes_max=16 * 1024 * 1024, bytes_max=1024 * 1024))
+
+
+@WELCOME.message("daemon.welcome")
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """What a joiner is told: which mesh, under which name, whom to call, and the keys sealed to it."""
+
+    mesh_id: MeshId
+    epoch: int
+    index: int  # of the admission
+    name: str
+    members: tuple[Member, ...]
+    keys: tuple[KeyGeneration, ...]
+
 
 MESH_FILE = Codec(Limits(total_bytes_max=16 * 1024 * 1024))
 
@@ -30,6 +46,7 @@ class MeshFile:
     founder: bool  # this node made the mesh; true only until its ledger's first entry is applied
     name: str
     members: tuple[Member, ...]
+    keys: tuple[KeyGeneration, ...]  # only what is sealed to this node
 
 
 def load_mesh_file(home: Home) -> MeshFile | None:
@@ -57,7 +74,16 @@ def save_mesh_file(path: Path, content: MeshFile) -> None:
 def from_welcome(welcome: bytes) -> MeshFile:
     """What a joiner was told, as what it keeps."""
     told = WELCOME.decode(welcome, Welcome)
-    return MeshFile(told.mesh_id, told.epoch, False, told.name, told.members)
+    return MeshFile(told.mesh_id, told.epoch, False, told.name, told.members, told.keys)
+
+
+def own_shares(keys: Iterable[KeyGeneration], node_id: NodeId) -> tuple[KeyGeneration, ...]:
+    """Each generation with this node's share alone."""
+    return tuple(
+        replace(key, shares=mine)
+        for key in sorted(keys, key=lambda key: (key.purpose, key.generation))
+        if (mine := tuple(share for share in key.shares if share.node_id == node_id))
+    )
 
 
 def check_token(known: MeshFile, mesh_id: MeshId) -> None:

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 
 from consensus.ledger import Ledger
 from gossip.service import Gossip
-from mesh.peers import Peers
+from scheduler.bundles import BundleStore
 from scheduler.ingress.ingress import Ingress
-from scheduler.runner import Runner
 from scheduler.service import Scheduler
 
 from daemon.config import Config
 from daemon.events import EventLog
 from daemon.home import Home
 from daemon.keys import KeyHolder
+from daemon.pulse import Pulse
 from mesh.identity import Identity
+from mesh.peers import Peers
+from scheduler.runner import Runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,12 @@ class Services:
     gossip: Gossip
     ledger: Ledger
     keys: KeyHolder
+    bundles: BundleStore
     scheduler: Scheduler
     runner: Runner
     ingress: Ingress
     events: EventLog
+    pulse: Pulse
     started_at: float
     sandbox: str
     stop: Callable[[], None]

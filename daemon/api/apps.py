@@ -13,7 +13,7 @@ from daemon.api.answers import LINES, document, lines
 from daemon.api.body import read_json
 from daemon.api.clock import deadline_in
 from daemon.api.operations import Call, Operation, schema
-from daemon.api.views import app_document, bundle_holders, replica_document
+from daemon.api.views import app_document, replica_document
 from daemon.services import Services
 from mesh.errors import ConflictError, MissingError, UsageError
 from scheduler.manifest import parse
@@ -43,7 +43,7 @@ async def show_app(call: Call) -> Response:
 
 
 async def why_app(call: Call) -> Response:
-    return document({"lines": list(call.services.scheduler.why(call.path("name")))})
+    return document({"lines": list(call.services.scheduler.why(call.path("name")).lines)})
 
 
 async def check_manifest(call: Call) -> Response:
@@ -54,18 +54,18 @@ async def check_manifest(call: Call) -> Response:
 
 async def plan_app(call: Call) -> Response:
     text = (await read_json(call.request, MANIFEST))["manifest"]
-    plan = call.services.scheduler.plan(text)
+    plan = await call.services.scheduler.plan(text, deadline=deadline_in(10))
     return document(
         {
             "steps": [{"sign": step.sign, "text": step.text} for step in plan.steps],
-            "reasons": [str(reason) for reason in plan.reasons],
+            "reasons": list(plan.reasons),
         }
     )
 
 
 async def take_bundle(call: Call) -> Response:
     """A source archive, streamed to disk under the hash of its bytes."""
-    stored = await call.services.scheduler.bundles.put(call.request.stream())
+    stored = await call.services.bundles.put(call.request.stream())
     return document({"bundle": stored.bundle, "bytes": stored.size_bytes})
 
 
@@ -79,34 +79,42 @@ async def _deploy(services: Services, manifest_text: str, bundle: str) -> AsyncI
     name = parse(manifest_text).name
     yield {"text": f"{name}: placing its source on a second node"}
     deployed = await services.scheduler.deploy(manifest_text, bundle, deadline=deadline_in(DEPLOY_ENTRY_TIMEOUT_S))
-    holders = bundle_holders(services, bundle)
-    yield {"text": f"{name}: release {deployed.release} is agreed", "release": deployed.release, "holders": holders}
+    yield {
+        "text": f"{name}: release {deployed.release} is agreed",
+        "release": deployed.release,
+        "holders": list(deployed.holders),
+        "debts": list(deployed.debts),
+    }
     services.events.add("app.deployed", f"{name} release {deployed.release}")
     async for event in follow(services, name, deployed.release):
         yield event
 
 
 async def follow(services: Services, name: str, release: int) -> AsyncIterator[dict[str, Any]]:
-    """Tell how a rollout goes until it is healthy, rolled back, replaced or given up."""
+    """Tell how a rollout goes until it is healthy, rolled back, replaced or given up.
+
+    The wait has its own scope each time: a cancel scope may not be held across a yield.
+    """
     limit_s = parse(services.ledger.state.releases[name, release].manifest_text).rollout.deadline_s + FOLLOW_MARGIN_S
+    deadline = deadline_in(limit_s)
     last = ""
-    with trio.move_on_after(limit_s):
-        async with services.scheduler.changes() as changes:
-            while True:
-                app = services.ledger.state.apps.get(name)
-                if app is None:
-                    raise MissingError(f"{name} was removed meanwhile")
-                final = _outcome(services, app, release)
-                if final is not None:
-                    if final["outcome"] == "rolled-back":
-                        final["log"] = await services.runner.last_lines(name, release, LAST_LOG_LINES)
-                    yield final
-                    return
-                text = _progress(services, app)
-                if text != last:
-                    last = text
-                    yield {"text": text, "app": name, "release": release}
-                await changes.receive()
+    while trio.current_time() < deadline:
+        seen = services.pulse.count
+        app = services.ledger.state.apps.get(name)
+        if app is None:
+            raise MissingError(f"{name} was removed meanwhile")
+        final = _outcome(services, app, release)
+        if final is not None:
+            if final["outcome"] == "rolled-back":
+                final["log"] = await services.runner.last_lines(name, release, LAST_LOG_LINES)
+            yield final
+            return
+        text = _progress(services, app)
+        if text != last:
+            last = text
+            yield {"text": text, "app": name, "release": release}
+        with trio.move_on_at(deadline):
+            await services.pulse.wait_after(seen)
     yield {"outcome": "unknown", "app": name, "release": release, "text": f"{name}: still not healthy; {last}"}
 
 

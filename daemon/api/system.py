@@ -33,14 +33,13 @@ async def _stop(services: Services, *, drain: bool) -> AsyncIterator[dict[str, A
     if drain and others:
         yield {"text": "moving its apps to other nodes"}
         try:
-            await services.ledger.propose(
-                ChangeMember(me, None, None, True, None, None, None, None, None), deadline=deadline_in(10)
-            )
-            with trio.move_on_after(DRAIN_TIMEOUT_S):
-                async for left in _assigned(services):
-                    yield {"text": f"{left} replicas still here"}
+            entry = ChangeMember(me, None, None, True, None, None, None, None, None)
+            await services.ledger.propose(entry, deadline=deadline_in(10))
         except FreecloudError as error:
             yield {"text": f"cannot drain: {error}"}
+        else:
+            async for left in _assigned(services, deadline_in(DRAIN_TIMEOUT_S)):
+                yield {"text": f"{left} replicas still here"}
     if services.ledger.is_leader and others:
         yield {"text": "handing over leadership"}
         try:
@@ -51,12 +50,20 @@ async def _stop(services: Services, *, drain: bool) -> AsyncIterator[dict[str, A
     services.stop()
 
 
-async def _assigned(services: Services) -> AsyncIterator[int]:
+async def _assigned(services: Services, deadline: float) -> AsyncIterator[int]:
+    """How many replicas are still assigned here, until none is or time is up."""
     me = services.identity.node_id
-    async with services.ledger.watch() as changes:
-        while left := sum(assignment.node == me for assignment in services.ledger.state.assignments.values()):
+    last = -1
+    while trio.current_time() < deadline:
+        seen = services.pulse.count
+        left = sum(assignment.node == me for assignment in services.ledger.state.assignments.values())
+        if left == 0:
+            return
+        if left != last:
+            last = left
             yield left
-            await changes.receive()
+        with trio.move_on_at(deadline):
+            await services.pulse.wait_after(seen)
 
 
 async def list_jobs(call: Call) -> Response:

@@ -17,9 +17,9 @@ import trio
 
 from mesh.http.http1 import RequestReader
 from mesh.http.limits import HttpLimits
-from mesh.http.messages import Headers, HttpRefused, PeerGone, RequestHead, Signal
+from mesh.http.messages import Endpoints, Headers, HttpRefused, PeerGone, RequestHead, Signal
 from mesh.http.responses import BadAnswer, ResponseWriter, encode_fields, problem, refusal
-from mesh.http.streams import BROKEN, ByteStream, Endpoints, finish_sending
+from mesh.http.streams import BROKEN, ByteStream, finish_sending
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What the machines of this package speak of: heads, how a body is framed, and a refusal with its status."""
+"""What the parts of this package speak of: heads, how a body is framed, who is at the ends, a refusal's status."""
 
 from __future__ import annotations
 
@@ -65,6 +65,25 @@ class ResponseHead:
 
     def header(self, name: bytes) -> bytes | None:
         return first_value(self.headers, name)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerCredentials:
+    """Who holds the other end of a unix socket, as the kernel says (SO_PEERCRED)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where a connection comes from and where it arrived."""
+
+    scheme: str = "http"
+    client: tuple[str, int] | None = None  # None for a unix socket
+    server: tuple[str, int] | None = None
+    peer: PeerCredentials | None = None
 
 
 class HttpRefused(ProtocolError):

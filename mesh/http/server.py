@@ -15,7 +15,8 @@ import trio
 
 from mesh.http.connection import Counts, Handler, HttpConnection
 from mesh.http.limits import DEFAULT_LIMITS, HttpLimits
-from mesh.http.streams import ByteStream, Endpoints, TlsStream, endpoints_of
+from mesh.http.messages import Endpoints
+from mesh.http.streams import ByteStream, TlsStream, endpoints_of
 
 OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 ACCEPT_RETRY_S = 0.1

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import struct
-from dataclasses import dataclass
 from typing import Protocol
 
 import trio
+
+from mesh.http.messages import Endpoints, PeerCredentials
 
 
 class ByteStream(Protocol):
@@ -21,25 +22,6 @@ class ByteStream(Protocol):
 
     async def aclose(self) -> None:
         """Close both directions, at once and without a wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerCredentials:
-    """Who holds the other end of a unix socket, as the kernel says (SO_PEERCRED)."""
-
-    pid: int
-    uid: int
-    gid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoints:
-    """Where a connection comes from and where it arrived."""
-
-    scheme: str = "http"
-    client: tuple[str, int] | None = None  # None for a unix socket
-    server: tuple[str, int] | None = None
-    peer: PeerCredentials | None = None
 
 
 def endpoints_of(sock: trio.socket.SocketType, scheme: str) -> Endpoints:

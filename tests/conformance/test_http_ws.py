@@ -102,7 +102,9 @@ def parts_of(case: dict[str, Any], kind: str, *, bytewise: bool) -> list[bytes]:
     return parts
 
 
-async def transmit(stream: trio.SocketStream, parts: list[bytes], *, half_close: bool) -> None:
+async def transmit(
+    stream: trio.SocketStream, parts: list[bytes], sent: trio.Event, *, half_close: bool = False
+) -> None:
     """Send the parts; a server that has refused already may not be listening any more."""
     try:
         for at, part in enumerate(parts):
@@ -113,6 +115,8 @@ async def transmit(stream: trio.SocketStream, parts: list[bytes], *, half_close:
             await stream.send_eof()
     except trio.BrokenResourceError:
         return
+    finally:
+        sent.set()
 
 
 async def collect(stream: trio.SocketStream, methods: list[str], count: int, *, to_the_end: bool) -> Told:
@@ -158,7 +162,7 @@ def check_served(case: dict[str, Any], answers: list[Answer]) -> None:
 
 async def is_open(stream: trio.SocketStream) -> bool:
     """Does the connection take another request?"""
-    await transmit(stream, [b"GET /again HTTP/1.1\r\nHost: example.test\r\n\r\n"], half_close=False)
+    await transmit(stream, [b"GET /again HTTP/1.1\r\nHost: example.test\r\n\r\n"], trio.Event())
     told = await collect(stream, ["GET"], 1, to_the_end=False)
     return bool(told.answers)
 
@@ -170,9 +174,10 @@ async def test_http1_case_is_answered_as_the_rfc_says(case: dict[str, Any], byte
     expect = case["expect"]
     count = case["max_responses"]
     to_the_end = expect in ("reject", "close") or bool(case.get("close_after")) or "canary" in case
+    sent = trio.Event()
     async with connected() as stream, trio.open_nursery() as nursery:
         parts = parts_of(case, "request", bytewise=bytewise)
-        nursery.start_soon(lambda: transmit(stream, parts, half_close=bool(case.get("half_close"))))
+        nursery.start_soon(lambda: transmit(stream, parts, sent, half_close=bool(case.get("half_close"))))
         told = await collect(stream, case.get("methods", []), count, to_the_end=to_the_end)
         nursery.cancel_scope.cancel()
         served = [answer for answer in told.answers if answer.head.status < 400]
@@ -181,6 +186,7 @@ async def test_http1_case_is_answered_as_the_rfc_says(case: dict[str, Any], byte
             assert len(served) == count
             check_served(case, told.answers)
             if case.get("close_after") is False:
+                await sent.wait()
                 assert await is_open(stream)
         elif expect in ("reject", "close"):
             assert not served and told.closed
@@ -197,7 +203,7 @@ async def test_http1_case_is_answered_as_the_rfc_says(case: dict[str, Any], byte
 @pytest.mark.parametrize("case", cases("websocket-cases.jsonl", kind="handshake"))
 async def test_websocket_handshake_is_answered_as_the_rfc_says(case: dict[str, Any], bytewise: bool) -> None:
     async with connected() as stream:
-        await transmit(stream, parts_of(case, "request", bytewise=bytewise), half_close=False)
+        await transmit(stream, parts_of(case, "request", bytewise=bytewise), trio.Event())
         head = await next_head(stream, ResponseReader(READER_LIMITS), "GET")
         assert head is not None
         assert head.status in case["statuses"]
@@ -282,6 +288,7 @@ async def close_codes(frames: Frames) -> tuple[list[int | None], bool]:
 @pytest.mark.parametrize("case", cases("websocket-cases.jsonl", kind="frames"))
 async def test_websocket_frames_are_answered_as_the_rfc_says(case: dict[str, Any], bytewise: bool) -> None:
     large = case.get("frames_length", 0) > 10_000
+    sent = trio.Event()
     async with connected() as stream, trio.open_nursery() as nursery:
         await stream.send_all(HANDSHAKE)
         reader = ResponseReader(READER_LIMITS)
@@ -289,11 +296,12 @@ async def test_websocket_frames_are_answered_as_the_rfc_says(case: dict[str, Any
         assert head is not None and head.status == 101
         frames = Frames(stream, reader.take_rest())
         parts = parts_of(case, "frames", bytewise=bytewise and not large)
-        nursery.start_soon(lambda: transmit(stream, parts, half_close=bool(case.get("half_close"))))
+        nursery.start_soon(lambda: transmit(stream, parts, sent, half_close=bool(case.get("half_close"))))
         if case["expect"] == "ok":
             await expect_echo(frames, case)
             if "then_send_b64" in case:
-                await transmit(stream, [base64.b64decode(case["then_send_b64"])], half_close=False)
+                await sent.wait()
+                await transmit(stream, [base64.b64decode(case["then_send_b64"])], trio.Event())
         codes, other = await close_codes(frames)
         nursery.cancel_scope.cancel()
         if case["expect"] == "ok":

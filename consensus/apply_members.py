@@ -155,7 +155,7 @@ def remove_member(facts: Facts, entry: RemoveMember, context: Context) -> Result
         del facts.sessions[session.session_id]
     for key in list(facts.keys.values()):
         shares = tuple(share for share in key.shares if share.node_id != entry.node_id)
-        facts.keys[key.purpose, key.generation] = replace(key, shares=shares)
+        facts.keys[key.purpose, key.generation] = replace(key, shares=shares, retire=True)
     return done(member.name)
 
 
@@ -237,7 +237,7 @@ def rotate_key(facts: Facts, entry: RotateKey, context: Context) -> Result:
     strangers = [share.node_id for share in entry.key.shares if not _may_hold_keys(facts.active(share.node_id))]
     if strangers:
         return refused("key.share", "a mesh key is shared with trusted members only", strangers[0])
-    facts.keys[entry.key.purpose, expected] = replace(entry.key, created_ms=context.time_ms)
+    facts.keys[entry.key.purpose, expected] = replace(entry.key, created_ms=context.time_ms, retire=False)
     return done(str(expected))
 
 

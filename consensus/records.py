@@ -81,6 +81,7 @@ class KeyGeneration:
     generation: int
     created_ms: int
     shares: tuple[KeyShare, ...]
+    retire: bool  # a member that held it was removed: a new generation is due
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,4 +91,4 @@ def new_generation(purpose: str, generation: int, members: Mapping[NodeId, Membe
         for member in sorted(members.values(), key=lambda member: member.node_id)
         if member.trusted
     )
-    return KeyGeneration(purpose, generation, now_ms, shares)
+    return KeyGeneration(purpose, generation, now_ms, shares, False)

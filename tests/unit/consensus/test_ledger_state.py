@@ -78,7 +78,7 @@ class Script:
     def __init__(self) -> None:
         self.state = LedgerState()
         self.founder = member(1)
-        keys = (KeyGeneration("gossip", 1, NOW, (KeyShare("gossip", 1, self.founder.node_id, b"g"),)),)
+        keys = (KeyGeneration("gossip", 1, NOW, (KeyShare("gossip", 1, self.founder.node_id, b"g"),), False),)
         self.session = b""
         self.sequence = 0
         self.time_ms = NOW
@@ -137,6 +137,7 @@ def test_removal_voids_the_members_invites_and_takes_its_key_shares() -> None:
     script.say(RemoveMember(script.founder.node_id, "retired"))
     assert [share.node_id for share in script.state.keys["gossip", 1].shares] == [second.node_id]
     assert script.state.invites["t"].voided
+    assert script.state.keys["gossip", 1].retire
 
 
 def test_the_last_trusted_member_cannot_be_removed() -> None:
@@ -227,7 +228,7 @@ def test_an_app_comes_back_under_its_name_only_when_the_old_replicas_are_gone() 
 
 def test_a_key_generation_is_the_next_one_and_never_shared_with_strangers() -> None:
     script = Script()
-    good = KeyGeneration("gossip", 2, 0, (KeyShare("gossip", 2, script.founder.node_id, b"x"),))
+    good = KeyGeneration("gossip", 2, 0, (KeyShare("gossip", 2, script.founder.node_id, b"x"),), False)
     assert code(script.say(RotateKey(replace(good, generation=3)))) == "conflict"
     stranger = replace(good, shares=(KeyShare("gossip", 2, member(9).node_id, b"x"),))
     assert code(script.say(RotateKey(stranger))) == "key.share"

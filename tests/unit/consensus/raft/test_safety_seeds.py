@@ -6,10 +6,15 @@ import random
 
 import pytest
 
+from consensus.raft.config import RaftConfig
 from tests.unit.consensus.raft.cluster import Cluster, OracleError, node_name, through_the_wire
 
 SEEDS = 200
 STEPS = 60
+FAULTS = (
+    *("propose", "propose", "read", "crash", "start", "cut", "heal", "stall"),
+    *("link", "transfer", "change", "isolate leader", "crash all"),
+)
 
 
 def run_seed(seed: int, *, churn: bool = True) -> Cluster:
@@ -19,6 +24,12 @@ def run_seed(seed: int, *, churn: bool = True) -> Cluster:
     cluster = Cluster(
         seed,
         size,
+        config=RaftConfig(
+            batch_entries_max=rng.choice([1, 4, 64]),
+            inflight_messages_max=rng.choice([1, 3, 256]),
+            log_keep_entries=rng.choice([0, 3, 10_000]),
+            snapshots_at_once=rng.choice([1, 2]),
+        ),
         loss=rng.choice([0.0, 0.05, 0.2]),
         duplicates=rng.choice([0.0, 0.2]),
         delay_s=rng.choice([(0.0005, 0.002), (0.001, 0.03), (0.005, 0.12)]),
@@ -40,7 +51,7 @@ def disturb(cluster: Cluster, rng: random.Random, step: int, *, churn: bool) -> 
     numbers = sorted(int(node_id[1:]) for node_id in cluster.nodes)
     number = rng.choice(numbers)
     node = cluster.node(number)
-    match rng.choice(["propose", "propose", "read", "crash", "start", "cut", "heal", "stall", "link", "transfer", "change"]):
+    match rng.choice(FAULTS):
         case "propose":
             for at in range(rng.choice([1, 5, 100])):
                 cluster.propose(f"{step}.{at}", rng.choice([None, node]))
@@ -64,6 +75,16 @@ def disturb(cluster: Cluster, rng: random.Random, step: int, *, churn: bool) -> 
         case "link":
             other = node_name(rng.choice(numbers))
             cluster.touch(node, lambda raft: raft.peer_link_closed(cluster.now, other))
+        case "isolate leader":
+            leader = cluster.leader()
+            if leader is not None:
+                cluster.isolate(int(leader.node_id[1:]))
+                for at in range(rng.choice([1, 20])):
+                    cluster.propose(f"{step}.{at}.alone", leader)
+        case "crash all" if rng.random() < 0.3:
+            for other in cluster.nodes.values():
+                other.crash()
+                other.start()
         case "transfer":
             leader = cluster.leader()
             if leader is not None:

@@ -1,0 +1,61 @@
+"""The joiner's side of admission: prove the token, learn the mesh, keep what a restart needs."""
+
+from __future__ import annotations
+
+import trio
+
+from consensus.records import BootMark
+from daemon.config import Config
+from daemon.home import Home
+from daemon.membership import MeshFile, check_token, from_welcome, load_mesh_file, save_mesh_file
+from daemon.version import FEATURE_LEVEL
+from mesh.admission import JoinProfile, join
+from mesh.identity import Identity
+from mesh.invite import decode_token
+
+JOIN_TIMEOUT_S = 30.0
+"""All members of the token together; one admission takes well under a second."""
+
+
+async def belong(config: Config, home: Home, identity: Identity, boot: BootMark, mesh_address: str) -> MeshFile | None:
+    """The mesh that this home belongs to, joining one if a token was given; None if it is to found its own.
+
+    Raises:
+        InviteRefused: The token admits nobody (any more).
+        RefusedError: The home belongs to another mesh.
+        UnreachableError, NoQuorumError: Not now; the same token may be tried again.
+    """
+    known = load_mesh_file(home)
+    if not config.join_token:
+        return known
+    token = decode_token(config.join_token)
+    if known is not None:
+        check_token(known, token.mesh_id)
+        return known
+    welcome = await join(
+        token,
+        identity,
+        profile_of(config, identity, boot, mesh_address),
+        deadline=trio.current_time() + JOIN_TIMEOUT_S,
+    )
+    joined = from_welcome(welcome)
+    save_mesh_file(home.mesh, joined)
+    return joined
+
+
+def profile_of(config: Config, identity: Identity, boot: BootMark, mesh_address: str) -> JoinProfile:
+    """What a joiner says of itself."""
+    return JoinProfile(
+        name=config.name,
+        certificate=identity.certificate,
+        public_key=identity.public_key,
+        zone=config.zone,
+        provider=config.provider,
+        labels=config.labels,
+        addresses=(config.advertise or mesh_address,),
+        may_vote=True,
+        store_id=boot.store_id,
+        boot_counter=boot.counter,
+        boot_nonce=boot.nonce,
+        feature_level=FEATURE_LEVEL,
+    )

@@ -21,7 +21,7 @@ import hmac
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import trio
 from nacl.exceptions import BadSignatureError
@@ -33,6 +33,7 @@ from mesh.errors import (
     FreecloudError,
     InviteRefused,
     NoQuorumError,
+    OutcomeUnknown,
     ProtocolError,
     RefusedError,
     UnavailableError,
@@ -60,9 +61,9 @@ REQUEST_BYTES_MAX = 8 * 1024
 WELCOME_BYTES_MAX = 16 * 1024 * 1024  # ten thousand members; only a pinned server is believed that much
 
 _REQUEST = Codec(Limits(total_bytes_max=REQUEST_BYTES_MAX, text_bytes_max=512, bytes_max=1024, items_max=64))
-_REPLY = Codec(Limits(total_bytes_max=WELCOME_BYTES_MAX, text_bytes_max=2048, bytes_max=WELCOME_BYTES_MAX, items_max=16))
-
-MessageT = TypeVar("MessageT")
+_REPLY = Codec(
+    Limits(total_bytes_max=WELCOME_BYTES_MAX, text_bytes_max=2048, bytes_max=WELCOME_BYTES_MAX, items_max=16)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +142,18 @@ class JoinRefusal:
     hint: str
 
 
-# What both signatures of a joiner are over. It never travels, hence no codec: each field has its length before it.
-def _statement(token_mesh: MeshId, token_id: str, profile: JoinProfile, server_key: bytes, nonce: bytes) -> bytes:
+def _statement(
+    token_mesh: MeshId, token_id: str, profile: JoinProfile, server_key: bytes, nonce: bytes
+) -> bytes:
+    """What both signatures are over. It never travels, hence no codec: each field has its length before it."""
     unsigned = _REQUEST.encode(JoinRequest(token_mesh, token_id, profile, b"", b""))
     fields = (token_mesh.encode(), token_id.encode(), profile.public_key, server_key, nonce, unsigned)
     return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
 
 
-async def serve_join(tls: TlsStream, desk: AdmissionDesk, identity: Identity, proved: Callable[[], None]) -> bool:
+async def serve_join(
+    tls: TlsStream, desk: AdmissionDesk, identity: Identity, proved: Callable[[], None]
+) -> bool:
     """Answer one joiner; the handshake is over, everything else is judged here.
 
     Args:
@@ -161,13 +166,9 @@ async def serve_join(tls: TlsStream, desk: AdmissionDesk, identity: Identity, pr
         Whether it was admitted.
     """
     try:
-        try:
-            with trio.fail_after(HANDSHAKE_S):
-                verified = await _verify(tls, desk, identity)
-        except trio.TooSlowError:
-            raise DeadlineError("joining took too long", hint="try again") from None
-        proved()
-        welcome = await desk.admit(verified, trio.current_time() + ANSWER_S)
+        welcome = await _admit(tls, desk, identity, proved)
+    except trio.BrokenResourceError:
+        return False
     except FreecloudError as error:
         refusal = JoinRefusal(error.stable_code, error.kind.value, error.what, error.why, error.hint)
         await _tell(tls, _REPLY.encode(refusal))
@@ -176,12 +177,25 @@ async def serve_join(tls: TlsStream, desk: AdmissionDesk, identity: Identity, pr
     return True
 
 
+async def _admit(
+    tls: TlsStream, desk: AdmissionDesk, identity: Identity, proved: Callable[[], None]
+) -> bytes:
+    try:
+        with trio.fail_after(HANDSHAKE_S):
+            verified = await _verify(tls, desk, identity)
+        proved()
+        with trio.fail_after(ANSWER_S):
+            return await desk.admit(verified, trio.current_time() + ANSWER_S)
+    except trio.TooSlowError:
+        raise DeadlineError("joining took too long", hint="try again") from None
+
+
 async def _verify(tls: TlsStream, desk: AdmissionDesk, identity: Identity) -> VerifiedJoin:
     nonce = secrets.token_bytes(32)
     await _send(tls, _REPLY.encode(Challenge(nonce)))
     request = _REQUEST.decode(await _receive(tls, REQUEST_BYTES_MAX), JoinRequest)
     if request.mesh_id != desk.mesh_id:
-        raise InviteRefused("this invite token is for another mesh", why=f"this is {desk.mesh_id}", code="invite.foreign")
+        raise InviteRefused("this invite token is for another mesh", code="invite.foreign")
     invite_key = await desk.invite_key(request.token_id, trio.current_time() + HANDSHAKE_S)
     if invite_key is None:
         raise InviteRefused(
@@ -219,22 +233,29 @@ async def join(
         UnreachableError: No member was reached. In both cases, asking again is safe.
     """
     errors: list[FreecloudError] = []
+    strangers: list[_WrongServer] = []
     for pin in token.pins:
         for address in pin.addresses:
             with trio.move_on_at(min(deadline, trio.current_time() + CONNECT_S + HANDSHAKE_S + ANSWER_S)):
                 try:
                     return await _join_through(address, pin, token, identity, profile, dial)
-                except UnavailableError as error:
+                except (UnavailableError, OutcomeUnknown) as error:
                     errors.append(error)
                 except _WrongServer as error:
-                    errors.append(error)
+                    strangers.append(error)
                 continue
             errors.append(DeadlineError(f"{address} did not answer in time"))
+    if strangers and not any(isinstance(error, NoQuorumError) for error in errors):
+        raise strangers[0].refusal
     raise _worst(errors)
 
 
-class _WrongServer(InviteRefused):
+class _WrongServer(Exception):
     """Whoever listens at the address is not whom the token pins (attack 4)."""
+
+    def __init__(self, refusal: InviteRefused) -> None:
+        super().__init__(refusal.what)
+        self.refusal = refusal
 
 
 async def _join_through(
@@ -280,10 +301,12 @@ def _check_pin(tls: TlsStream, pin: InvitePin, address: str) -> None:
     matches = hmac.compare_digest(hashlib.sha256(certificate).digest(), pin.certificate_hash)
     if not matches or certificate_public_key(certificate) != pin.public_key or tls.protocol() != ALPN_JOIN:
         raise _WrongServer(
-            f"{address} is not the node that this token names",
-            why="another node, perhaps of another mesh, listens there",
-            hint="ask for a new one: freecloud invite",
-            code="invite.foreign",
+            InviteRefused(
+                f"{address} is not the node that this token names",
+                why="another node, perhaps of another mesh, listens there",
+                hint="ask for a new one: freecloud invite",
+                code="invite.foreign",
+            )
         )
 
 
@@ -297,7 +320,7 @@ def _rebuilt(refusal: JoinRefusal) -> FreecloudError:
 
 def _worst(errors: list[FreecloudError]) -> FreecloudError:
     """What to tell of several failures: the one that says most about the mesh."""
-    for wanted in (NoQuorumError, DeadlineError, _WrongServer):
+    for wanted in (NoQuorumError, OutcomeUnknown, DeadlineError):
         for error in errors:
             if type(error) is wanted:
                 return error

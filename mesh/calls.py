@@ -1,8 +1,8 @@
 """The caller's side of RPC over one link: a call, a stream of answers, a tunnel.
 
 Innocent ways to get no answer are told apart, because callers must act differently: nothing was sent
-(`UnreachableError`: try elsewhere), it was sent and the link went (`OutcomeUnknown`: it may have happened), the time ran
-out (`DeadlineError`; once sent, it may have happened too), or the peer failed (its own error).
+(`UnreachableError`: try elsewhere), it was sent and the link went (`OutcomeUnknown`: it may have happened), the
+time ran out (`DeadlineError`; once sent, it may have happened too), or the peer failed (its own error).
 """
 
 from __future__ import annotations
@@ -25,17 +25,30 @@ from mesh.errors import (
 from mesh.lanes import Lane
 from mesh.link import Link, MuxStream, StreamBroken
 from mesh.mux import ResetReason
-from mesh.rpc import ANSWER, FAILURE, RPC, Call, Method, OpenTunnel, RequestT, ResponseT, rebuilt, remaining_ms
+from mesh.rpc import (
+    ANSWER,
+    FAILURE,
+    RPC,
+    Call,
+    Method,
+    OpenTunnel,
+    RequestT,
+    ResponseT,
+    rebuilt,
+    remaining_ms,
+)
 from mesh.tunnel import RemoteTunnel
 
 FAILURE_BYTES_MAX = 4096
 
 
-class LinkWentAway(Exception):  # noqa: N818 - a reason to look for another link, never shown to anyone
+class LinkWentAway(Exception):
     """The link closed before the call was put on it; nothing was sent."""
 
 
-async def call_on(link: Link, method: Method[RequestT, ResponseT], request: RequestT, deadline: float) -> ResponseT:
+async def call_on(
+    link: Link, method: Method[RequestT, ResponseT], request: RequestT, deadline: float
+) -> ResponseT:
     """One unary call.
 
     Raises:
@@ -46,7 +59,9 @@ async def call_on(link: Link, method: Method[RequestT, ResponseT], request: Requ
     """
     payload = method.codec.encode(request)
     with trio.move_on_at(deadline):
-        async with _stream(link, method.lane, RPC.encode(Call(method.name, remaining_ms(deadline)))) as stream:
+        async with _stream(
+            link, method.lane, RPC.encode(Call(method.name, remaining_ms(deadline)))
+        ) as stream:
             try:
                 await stream.send(payload, end=True)
                 reply = await stream.receive(max(method.message_bytes_max, FAILURE_BYTES_MAX))
@@ -181,7 +196,9 @@ def _explanation(reason: int | None, was_sent: bool, what: str) -> FreecloudErro
         case None:
             return UnreachableError(f"the link was lost before {what} was sent")
         case ResetReason.LIMIT:
-            return ExhaustedError(f"{what} met a limit of the link", why="too many calls at once, or a message too large")
+            return ExhaustedError(
+                f"{what} met a limit of the link", why="too many calls, or too large a message"
+            )
         case ResetReason.CANCELLED:
             return OutcomeUnknown(f"the peer gave {what} up", why="it may or may not have happened")
         case ResetReason.FAILED:

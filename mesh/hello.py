@@ -73,7 +73,9 @@ async def exchange_hellos(tls: TlsStream, own: Hello, expected: NodeId) -> Greet
             raise RefusedError("the peer does not know this node as a member", code=STRANGER) from error
         raise UnreachableError("the link broke before the peer said who it is", why=str(error)) from error
     if frames[0].kind != FrameKind.HELLO:
-        raise ProtocolError("a link begins with a hello", why=f"the peer sent a {FrameKind(frames[0].kind).name}")
+        raise ProtocolError(
+            "a link begins with a hello", why=f"the peer sent a {FrameKind(frames[0].kind).name}"
+        )
     hello = LINK.decode(frames[0].payload, Hello)
     if hello.node_id != expected:
         raise ProtocolError("the peer's hello names another node than its certificate")

@@ -96,13 +96,17 @@ def load_identity(folder: Path) -> Identity:
     try:
         text = path.read_text("ascii")
     except FileNotFoundError:
-        raise MissingError(f"no node key in {folder}", hint="`freecloud up` or `freecloud join` makes one") from None
+        raise MissingError(
+            f"no node key in {folder}", hint="`freecloud up` or `freecloud join` makes one"
+        ) from None
     except UnicodeDecodeError as error:
         raise DamagedError(f"{path} is not a key file") from error
     certificate, seed = _from_pem(text, path)
     signing_key = SigningKey(seed)
     if certificate_public_key(certificate) != bytes(signing_key.verify_key):
-        raise DamagedError(f"{path} holds a certificate of another key", hint="restore the file from a backup")
+        raise DamagedError(
+            f"{path} holds a certificate of another key", hint="restore the file from a backup"
+        )
     return _identity(signing_key, certificate, path)
 
 

@@ -97,7 +97,10 @@ def decode_token(text: str) -> InviteToken:
     if len(raw) < 2 + length + _CHECKSUM_BYTES:
         if len(raw) < 2 or length <= TOKEN_BYTES_MAX:
             raise InviteRefused(
-                "this invite token is cut off", why="its end is missing", hint="copy it again", code="invite.truncated"
+                "this invite token is cut off",
+                why="its end is missing",
+                hint="copy it again",
+                code="invite.truncated",
             )
         raise _damaged("its length makes no sense")
     if len(raw) > 2 + length + _CHECKSUM_BYTES:
@@ -151,5 +154,8 @@ def _damaged(why: str) -> InviteRefused:
 
 def _too_new() -> InviteRefused:
     return InviteRefused(
-        "this invite token is of another version", why="a newer program made it", hint="upgrade", code="invite.version"
+        "this invite token is of another version",
+        why="a newer program made it",
+        hint="upgrade",
+        code="invite.version",
     )

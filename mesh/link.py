@@ -54,7 +54,9 @@ class StreamBroken(trio.BrokenResourceError):
     """The stream ended before its time: reset by the peer for a reason, or gone with its link (reason None)."""
 
     def __init__(self, reason: int | None) -> None:
-        super().__init__("the link is gone" if reason is None else f"the peer ended the stream (reason {reason})")
+        super().__init__(
+            "the link is gone" if reason is None else f"the peer ended the stream (reason {reason})"
+        )
         self.reason = reason
 
 

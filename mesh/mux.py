@@ -77,7 +77,9 @@ class MuxConfig:
     keepalive_s: float = 2.0  # silence after which we ask
     measure_every_s: float = 10.0  # round trips are measured at least this often, busy or not
     silence_s: float = 6.0  # silence after which the link is dead: three times asked
-    overslept_s: float = 1.0  # woken this much too late, it was us who slept, and silence proves nothing (fault P3)
+    overslept_s: float = (
+        1.0  # woken this much too late, it was us who slept, and silence proves nothing (fault P3)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,9 @@ class _LaneState:
     notices: deque[memoryview] = field(default_factory=deque)
     notice_bytes: int = 0
     turn: deque[int] = field(default_factory=deque)  # streams with something to send, next first
-    blocked: dict[int, None] = field(default_factory=dict)  # streams that wait for the lane's window, in order
+    blocked: dict[int, None] = field(
+        default_factory=dict
+    )  # streams that wait for the lane's window, in order
     arriving: bytearray = field(default_factory=bytearray)  # a notice whose last frame is still to come
 
 
@@ -199,11 +203,15 @@ class Mux:
     def open_stream(self, lane: Lane, header: bytes) -> int:
         """A new stream of ours; the header travels ahead of everything on it."""
         if len(header) > OPEN_BYTES_MAX:
-            raise ExhaustedError(f"a stream header of {len(header)} bytes", why=f"the limit is {OPEN_BYTES_MAX}")
+            raise ExhaustedError(
+                f"a stream header of {len(header)} bytes", why=f"the limit is {OPEN_BYTES_MAX}"
+            )
         if self._retired_here or self._retired_there:
             raise AssertionError("no stream may be opened on a retired link")
         if len(self._streams) - self._opened_by_peer >= self._config.streams_max:
-            raise ExhaustedError("too many calls at once on one link", why=f"the limit is {self._config.streams_max}")
+            raise ExhaustedError(
+                "too many calls at once on one link", why=f"the limit is {self._config.streams_max}"
+            )
         number = self._free_number()
         stream = self._new_stream(lane)
         self._streams[number] = stream
@@ -285,7 +293,9 @@ class Mux:
         """Queue a message without an answer; False when the lane's queue is full, and nothing was queued."""
         state = self._lanes[lane]
         if len(payload) > MESSAGE_BYTES_MAX:
-            raise ExhaustedError(f"a message of {len(payload)} bytes", why=f"the limit is {MESSAGE_BYTES_MAX}")
+            raise ExhaustedError(
+                f"a message of {len(payload)} bytes", why=f"the limit is {MESSAGE_BYTES_MAX}"
+            )
         full = len(state.notices) >= self._config.notices_max
         if full or state.notice_bytes + len(payload) > self._config.notice_bytes_max:
             return False
@@ -346,7 +356,9 @@ class Mux:
                 self._events.append(PeerRetired())
                 self._close_if_drained()
             case _:
-                raise ProtocolError("a frame out of place", why=f"{FrameKind(frame.kind).name} after the beginning")
+                raise ProtocolError(
+                    "a frame out of place", why=f"{FrameKind(frame.kind).name} after the beginning"
+                )
 
     def _receive_open(self, frame: Frame) -> None:
         number = frame.stream

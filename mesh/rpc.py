@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum
@@ -21,12 +21,12 @@ from typing import Any, Generic, TypeVar, cast
 import trio
 
 from mesh.errors import DeadlineError, FreecloudError, Kind, ProtocolError, RefusedError, rebuild
-from mesh.lanes import Lane
+from mesh.lanes import Lane as Lane
 from mesh.link import MuxStream, StreamBroken
 from mesh.mux import MESSAGE_BYTES_MAX, ResetReason
 from mesh.names import NodeId, Role
 from mesh.trust import TrustStore
-from mesh.tunnel import RemoteTunnel, Tunnel
+from mesh.tunnel import LocalTunnel, RemoteTunnel, Tunnel
 from mesh.versioned import Codec, Limits
 
 RequestT = TypeVar("RequestT")
@@ -74,6 +74,11 @@ class Method(Generic[RequestT, ResponseT]):
         if self.response is None:
             raise AssertionError(f"{self.name} has no answer")
         return self.codec.decode(payload, self.response)
+
+    def encode_notice(self, request: RequestT) -> bytes:
+        """A notice as it travels: the length of the name, the name, the message."""
+        name = self.name.encode()
+        return bytes([len(name)]) + name + self.codec.encode(request)
 
     @property
     def message_bytes_max(self) -> int:
@@ -183,28 +188,68 @@ class RpcServer:
 
     # From this node itself, without a link.
 
-    async def call_here(self, trust: TrustStore, caller: Caller, name: str, request: object) -> object:
+    async def call_here(
+        self, trust: TrustStore, caller: Caller, method: Method[RequestT, ResponseT], request: RequestT
+    ) -> ResponseT:
         """Answer a unary call of this node to itself."""
-        _, handler = self._admit(trust, caller, name, Shape.UNARY)
-        answer: object = None
-        with trio.move_on_at(caller.deadline) as scope:
-            answer = await handler(caller, request)
-        if scope.cancelled_caught:
-            raise _late(name)
-        return answer
+        _, handler = self._admit(trust, caller, method.name, Shape.UNARY)
+        with trio.move_on_at(caller.deadline):
+            try:
+                return cast(ResponseT, await handler(caller, request))
+            except BaseExceptionGroup as group:
+                raise sole_error(group) from group
+        raise _late(method.name)
 
-    def stream_here(self, trust: TrustStore, caller: Caller, name: str, request: object) -> AsyncIterator[Any]:
+    def stream_here(
+        self, trust: TrustStore, caller: Caller, method: Method[RequestT, ResponseT], request: RequestT
+    ) -> AsyncGenerator[ResponseT, None]:
         """Answer a streaming call of this node to itself."""
-        _, handler = self._admit(trust, caller, name, Shape.STREAM)
-        return cast(AsyncIterator[Any], handler(caller, request))
+        _, handler = self._admit(trust, caller, method.name, Shape.STREAM)
+        return cast(AsyncGenerator[ResponseT, None], handler(caller, request))
 
-    def tunnel_here(self, trust: TrustStore, caller: Caller, kind: str) -> TunnelHandler:
-        """Who answers a tunnel of this node to itself."""
-        return self._admit_tunnel(trust, caller, kind)
+    async def serve_tunnel_here(
+        self,
+        trust: TrustStore,
+        caller: Caller,
+        kind: str,
+        header: bytes,
+        tunnel: LocalTunnel,
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        """Answer a tunnel of this node to itself; started when the handler first uses it, or fails with its error."""
+        handler = self._admit_tunnel(trust, caller, kind)
+        with trio.move_on_at(caller.deadline) as scope:
 
-    def notice_here(self, trust: TrustStore, caller: Caller, name: str, request: object) -> None:
+            def accepted() -> None:
+                scope.deadline = math.inf
+                task_status.started()
+
+            tunnel.on_used = accepted
+            try:
+                await handler(caller, header, tunnel)
+            except (FreecloudError, trio.BrokenResourceError, BaseExceptionGroup) as error:
+                known = (
+                    error
+                    if isinstance(error, (FreecloudError, trio.BrokenResourceError))
+                    else sole_error(error)
+                )
+                tunnel.abort()
+                if not tunnel.used:
+                    raise known from error
+                self._failed += 1
+            finally:
+                tunnel.close()
+        if not tunnel.used:
+            if scope.cancelled_caught:
+                raise _late(f"the tunnel {kind!r}")
+            task_status.started()
+
+    def notice_here(
+        self, trust: TrustStore, caller: Caller, method: Method[RequestT, ResponseT], request: RequestT
+    ) -> None:
         """Take a notice of this node to itself."""
-        _, handler = self._admit(trust, caller, name, Shape.NOTICE)
+        _, handler = self._admit(trust, caller, method.name, Shape.NOTICE)
         handler(caller, request)
 
     # From a link.
@@ -317,7 +362,9 @@ class RpcServer:
     async def _fail(self, stream: MuxStream, error: FreecloudError, deadline: float) -> None:
         """Tell the caller. What it still sends is dropped first: a reset now would overtake the failure."""
         self._failed += 1
-        failure = Failure(error.stable_code, error.kind.value, error.what[:500], error.why[:500], error.hint[:300])
+        failure = Failure(
+            error.stable_code, error.kind.value, error.what[:500], error.why[:500], error.hint[:300]
+        )
         with trio.move_on_at(max(deadline, trio.current_time() + 1.0)):
             await stream.send(FAILURE + RPC.encode(failure), end=True)
             await stream.drain()
@@ -387,4 +434,3 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     for error in group.exceptions:
         found.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
     return found
-

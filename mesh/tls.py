@@ -28,7 +28,9 @@ _ALERT_S = 1.0  # for the last alert; a peer that does not take it learns by the
 STRANGER = "link.stranger"
 """The code of `RefusedError` when a certificate is not one that the ledger names, on either side."""
 
-REFUSALS = frozenset({"TLSV1_ALERT_UNKNOWN_CA", "SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_CERTIFICATE_UNKNOWN"})
+REFUSALS = frozenset(
+    {"TLSV1_ALERT_UNKNOWN_CA", "SSLV3_ALERT_BAD_CERTIFICATE", "SSLV3_ALERT_CERTIFICATE_UNKNOWN"}
+)
 """How OpenSSL names a peer's alert that our certificate is not accepted."""
 
 
@@ -176,7 +178,9 @@ class TlsStream:
 
 def _translated(error: ssl.SSLError) -> RefusedError | ProtocolError:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return RefusedError("the peer is no member that this node knows", why=error.verify_message, code=STRANGER)
+        return RefusedError(
+            "the peer is no member that this node knows", why=error.verify_message, code=STRANGER
+        )
     if error.reason in REFUSALS:
         return RefusedError("the peer does not know this node as a member", code=STRANGER)
     return ProtocolError("the TLS handshake failed", why=str(error.reason or error))

@@ -48,7 +48,9 @@ class TrustStore:
         fresh = {peer.node_id: peer for peer in peers}
         certificates = {peer.certificate: peer for peer in fresh.values()}
         gone = frozenset(
-            peer.node_id for certificate, peer in self._by_certificate.items() if certificate not in certificates
+            peer.node_id
+            for certificate, peer in self._by_certificate.items()
+            if certificate not in certificates
         )
         if certificates.keys() != self._by_certificate.keys():
             self._generation += 1

@@ -6,6 +6,7 @@ Who answers is named by kind and an opaque header, never by an address, so a tun
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
@@ -91,38 +92,58 @@ class LocalTunnel:
         self._outgoing = outgoing
         self._incoming = incoming
         self._rest = b""
-        self.used = trio.Event()
+        self._other: LocalTunnel | None = None
+        self._broken = False
+        self.used = False
+        self.on_used: Callable[[], None] | None = None
 
     async def send_all(self, payload: bytes) -> None:
-        self.used.set()
+        self._use()
         with memoryview(payload) as view:
             for start in range(0, len(view), PAYLOAD_BYTES_MAX):
                 await self._outgoing.send(bytes(view[start : start + PAYLOAD_BYTES_MAX]))
 
     async def receive_some(self, bytes_max: int = 64 * 1024) -> bytes:
-        self.used.set()
+        self._use()
         if not self._rest:
             try:
                 self._rest = await self._incoming.receive()
             except trio.EndOfChannel:
+                if self._broken:
+                    raise trio.BrokenResourceError("the other end of the tunnel failed") from None
                 return b""
         taken, self._rest = self._rest[:bytes_max], self._rest[bytes_max:]
         return taken
 
     async def send_eof(self) -> None:
-        self.used.set()
+        self._use()
         await self._outgoing.aclose()
 
     async def aclose(self) -> None:
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
         self._outgoing.close()
         self._incoming.close()
-        await trio.lowlevel.checkpoint()
+
+    def abort(self) -> None:
+        """Close, and have the other end break."""
+        if self._other is not None:
+            self._other._broken = True
+        self.close()
+
+    def _use(self) -> None:
+        if not self.used:
+            self.used = True
+            if self.on_used is not None:
+                self.on_used()
 
 
 def local_tunnel() -> tuple[LocalTunnel, LocalTunnel]:
     """Both ends of a tunnel within this node."""
     there, from_here = trio.open_memory_channel[bytes](_PIPE_CHUNKS)
     back, from_there = trio.open_memory_channel[bytes](_PIPE_CHUNKS)
-    return LocalTunnel(there, from_there), LocalTunnel(back, from_here)
-
-
+    one, other = LocalTunnel(there, from_there), LocalTunnel(back, from_here)
+    one._other, other._other = other, one
+    return one, other

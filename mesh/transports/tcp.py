@@ -16,7 +16,14 @@ front of each heartbeat. Linux default: unlimited."""
 
 CONNECT_STAGGER_S = 0.25  # RFC 8305 section 5: the wait before the next address of a name is tried too
 
-_BROKEN = {errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETDOWN}
+_BROKEN = {
+    errno.EPIPE,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.ETIMEDOUT,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+}
 
 
 class TcpStream:

@@ -200,8 +200,9 @@ def run_script(disk: MemoryDisk, told: list[int]) -> None:
     store = open_store(disk, options=TINY)
     last = 0
     for step in range(24):
-        batch = [GroupWrite(0, hard_state=HardState(step, NodeId("a")), entries=entries(last + 1, last + 9, step + 1, 80))]
-        store.write([*batch, GroupWrite(5, hard_state=HardState(step, None))])
+        new = entries(last + 1, last + 9, step + 1, 80)
+        write = GroupWrite(0, hard_state=HardState(step, NodeId("a")), entries=new)
+        store.write([write, GroupWrite(5, hard_state=HardState(step, None))])
         last += 9
         told[:] = [last, step]
         if step == 4:

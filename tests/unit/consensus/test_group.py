@@ -1,0 +1,191 @@
+"""A group's replica and observer: agreeing, copying, restarting, changing between the two."""
+
+from __future__ import annotations
+
+import random
+
+from consensus.group_effects import Fenced, GroupConfig, Mode
+from consensus.raft.config import RaftConfig
+from consensus.raft.outputs import ReadReady
+from tests.unit.consensus.cluster import Cluster, Node, founded
+
+SHORT = GroupConfig(raft=RaftConfig(log_keep_entries=5), snapshot_entries=20)
+
+
+def test_a_founder_alone_agrees_with_itself() -> None:
+    cluster = founded("a")
+    assert cluster.propose(b"one") == b"done:one"
+    assert cluster["a"].tape == [b"one"]
+
+
+def test_three_replicas_apply_the_same_and_go_on_without_their_leader() -> None:
+    cluster = founded("abc")
+    cluster.propose(b"one")
+    first = cluster.leader()
+    first.crash()
+    assert cluster.propose(b"two") == b"done:two"
+    first.start()
+    cluster.run(3)
+    assert [node.tape for node in cluster.nodes.values()] == [[b"one", b"two"]] * 3
+
+
+def test_a_restarted_group_knows_what_was_committed_before_there_is_a_leader() -> None:
+    cluster = founded("abc")
+    cluster.propose(b"one")
+    cluster.run(2)
+    for node in cluster.nodes.values():
+        node.crash()
+    cluster["a"].start()
+    assert cluster["a"].tape == [b"one"]
+
+
+def test_an_observer_copies_from_anyone_and_knows_how_old_its_copy_is() -> None:
+    cluster = founded("abc", "o")
+    cluster.propose(b"one")
+    cluster.run(1)
+    observer = cluster["o"].group
+    assert observer is not None
+    assert observer.status().mode is Mode.OBSERVER
+    assert cluster["o"].tape == [b"one"]
+    assert observer.age(cluster.now) < 8
+    cluster.cut = {"o"}
+    cluster.run(60)
+    assert observer.age(cluster.now) > 50
+
+
+def test_an_observer_far_behind_takes_a_snapshot() -> None:
+    cluster = founded("abc", config=SHORT)
+    for number in range(60):
+        cluster.propose(b"%d" % number)
+    cluster.nodes["o"] = Node("o", cluster)
+    cluster["o"].start()
+    cluster.run(10)
+    assert cluster["o"].tape == cluster["a"].tape
+    assert cluster["o"].group is not None
+    assert cluster["o"].group.status().snapshot_index > 0
+    cluster["o"].crash()
+    cluster["o"].start()
+    assert cluster["o"].tape == cluster["a"].tape
+
+
+def test_an_observer_becomes_a_voter_with_what_it_copied_and_an_observer_again() -> None:
+    cluster = founded("ab", "o")
+    cluster.propose(b"one")
+    cluster.run(2)
+    cluster.set_members("ab", "o")
+    cluster.set_members("abo")
+    assert cluster["o"].group is not None
+    assert cluster["o"].group.status().mode is Mode.REPLICA
+    cluster.propose(b"two")
+    leader = cluster.leader().name
+    others = "".join(name for name in "ab" if name != leader)
+    if leader == "o":
+        cluster.set_members("o" + others[0])
+        return
+    cluster.set_members("ab")
+    cluster.propose(b"three")
+    cluster.run(10)
+    assert cluster["o"].group.status().mode is Mode.OBSERVER
+    assert cluster["o"].tape == [b"one", b"two", b"three"]
+
+
+def test_a_voter_that_was_removed_while_it_was_away_finds_that_out() -> None:
+    cluster = founded("abc")
+    away = next(name for name in "abc" if name != cluster.leader().name)
+    cluster.cut = {away}
+    stay = "abc".replace(away, "")
+    cluster.set_members(stay)
+    cluster.propose(b"without it")
+    cluster.cut = set()
+    cluster.run(20)
+    group = cluster[away].group
+    assert group is not None
+    assert group.status().mode is Mode.OBSERVER
+    assert cluster[away].tape == [b"without it"]
+
+
+def test_snapshots_are_taken_the_log_is_cut_and_a_restart_finds_everything() -> None:
+    cluster = founded("abc", config=SHORT)
+    said = [b"%d" % number for number in range(100)]
+    for payload in said:
+        cluster.propose(payload)
+    cluster.run(2)
+    for node in cluster.nodes.values():
+        assert node.group is not None
+        assert node.group.status().snapshot_index > 60
+        node.crash()
+        node.start()
+        assert node.tape == said
+    assert cluster.propose(b"more") == b"done:more"
+
+
+def test_a_replica_far_behind_is_sent_a_snapshot_by_the_leader() -> None:
+    cluster = founded("abc", config=SHORT)
+    away = next(name for name in "abc" if name != cluster.leader().name)
+    cluster[away].crash()
+    for number in range(60):
+        cluster.propose(b"%d" % number)
+    cluster[away].start()
+    cluster.run(10)
+    assert cluster[away].tape == cluster[cluster.leader().name].tape
+    cluster[away].crash()
+    cluster[away].start()
+    cluster.run(10)
+    assert len(cluster[away].tape) == 60
+
+
+def test_reads_are_answered_by_replicas_once_the_leader_proved_that_it_leads() -> None:
+    cluster = founded("abc")
+    cluster.propose(b"one")
+    follower = next(node for node in cluster.nodes.values() if node is not cluster.leader())
+    assert follower.group is not None
+    follower.group.read(cluster.now, 7)
+    follower.perform()
+    cluster.run(2)
+    (read,) = follower.reads
+    assert isinstance(read, ReadReady)
+    assert follower.tape == [b"one"]
+
+
+def test_a_leader_cut_off_settles_nothing_and_the_majority_goes_on() -> None:
+    cluster = founded("abc")
+    old = cluster.leader()
+    cluster.cut = {old.name}
+    assert old.group is not None
+    assert old.group.propose(cluster.now, 5, b"lost") is None
+    old.perform()
+    cluster.run(5)
+    assert [(settled.token, settled.result) for settled in old.settled if settled.token == 5] == [(5, None)]
+    cluster.propose(b"kept")
+    cluster.cut = set()
+    cluster.run(5)
+    assert [node.tape for node in cluster.nodes.values()] == [[b"kept"]] * 3
+
+
+def test_a_full_disk_refuses_proposals_and_hands_over() -> None:
+    cluster = founded("abc")
+    leader = cluster.leader()
+    assert leader.group is not None
+    leader.group.set_read_only(cluster.now, "the disk is full")
+    leader.perform()
+    assert cluster.propose(b"elsewhere") == b"done:elsewhere"
+    assert cluster.leader() is not leader
+
+
+def test_a_foreign_history_is_told_and_never_mixed_in() -> None:
+    one, other = founded("a"), Cluster("x")
+    other["x"].start(found=True)
+    for _ in range(2):
+        other.propose(b"other")
+        other["x"].crash()
+        other["x"].start()
+    other.run(2)
+    for number in range(5):
+        one.propose(b"%d" % number)
+    stranger = Node("o", one)
+    one.nodes["o"] = stranger
+    stranger.log_disk = other["x"].log_disk.crash(random.Random(1), keep_all=True)
+    stranger.start()
+    one.run(10)
+    assert stranger.tape == [b"other"] * 2
+    assert any(isinstance(event, Fenced) for event in stranger.events)

@@ -591,7 +591,9 @@ class Mux:
     def _owe_lane(self, lane: Lane, count: int) -> None:
         state = self._lanes[lane]
         state.owed_bytes += count
-        if state.owed_bytes * 4 >= self._config.lane_window_bytes:
+        # A quarter at a time; less when the peer has less than that left, or streams nobody reads could hold all of
+        # the window but what is owed here, and the living ones would wait for ever.
+        if state.owed_bytes >= min(self._config.lane_window_bytes // 4, max(state.receive_window, 1)):
             self._urge(encode_frame(FrameKind.WINDOW, state.owed_bytes.to_bytes(4, "big"), flags=lane))
             state.receive_window += state.owed_bytes
             state.owed_bytes = 0

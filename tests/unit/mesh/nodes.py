@@ -54,7 +54,16 @@ class Node:
 
     def hello(self) -> Hello:
         return Hello(
-            self.mesh_id, self.id, 1, 7, b"s" * 16, self.boot_counter, self.boot_nonce, "0", 1, (self.address,)
+            self.mesh_id,
+            self.id,
+            1,
+            7,
+            b"s" * 16,
+            self.boot_counter,
+            self.boot_nonce,
+            "0",
+            1,
+            (self.address,),
         )
 
     def member(self, *, trusted: bool = True, voter: bool = True) -> TrustedPeer:
@@ -73,9 +82,7 @@ class Node:
         self.scope = trio.CancelScope()
         await nursery.start(self._run, listeners)
 
-    async def _run(
-        self, listeners: list[trio.SocketListener], *, task_status: trio.TaskStatus[None]
-    ) -> None:
+    async def _run(self, listeners: list[trio.SocketListener], *, task_status: trio.TaskStatus[None]) -> None:
         with self.scope:
             await self.peers.run(listeners, task_status=task_status)
 

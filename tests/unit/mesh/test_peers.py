@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from mesh.errors import RefusedError, UnreachableError
 from mesh.identity import create_identity

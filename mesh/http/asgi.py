@@ -45,7 +45,7 @@ async def serve_asgi(
     """Serve an application until cancelled or drained; started with the server, for its `drain` and `statistics`."""
     server = HttpServer(asgi_handler(application), limits, tls=tls)
     async with trio.open_nursery() as nursery:
-        await nursery.start(lambda task_status: server.run(listeners, task_status=task_status))
+        await nursery.start(server.run, listeners)
         task_status.started(server)
 
 

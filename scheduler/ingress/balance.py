@@ -21,10 +21,14 @@ IN_FLIGHT_MAX = 100
 """A replica's requests at once (limits page); more would only wait inside it."""
 
 DECAY_S = 10.0
-"""How long a latency is remembered: a slow replica gets another chance within seconds, not minutes."""
+"""How fast a latency is forgotten: a replica that took 100 ms gets another chance after half a minute."""
 
-FIRST_LATENCY_S = 0.01
-"""What an unknown replica is taken to cost: about an ordinary one, so that a new one isn't flooded."""
+LATENCY_FLOOR_S = 0.01
+"""Nobody notices less, and an unknown replica is taken to cost this: below it replicas share the work evenly, or the
+nearest by a hair would do all of it."""
+
+ALIKE = 1.25
+"""Costs within this ratio are equal; the one drawn first is asked. Averages never become equal, they only approach."""
 
 ASIDE_FIRST_S = 1.0
 ASIDE_LAST_S = 30.0
@@ -34,7 +38,7 @@ ASIDE_LAST_S = 30.0
 class _Load:
     """What is known of one replica."""
 
-    latency_s: float = FIRST_LATENCY_S
+    latency_s: float = LATENCY_FLOOR_S
     noted_at: float = -math.inf
     in_flight: int = 0
     failures: int = 0  # in a row
@@ -73,8 +77,9 @@ class Balancer:
         if not free:
             return None
         eager = [target for target in free if self._loads.get(target, _Load()).aside_until <= now]
-        drawn = self._draw_two(eager or free)
-        return min(drawn, key=lambda target: self.cost(now, target))
+        drawn = self._rng.sample(eager or free, min(2, len(eager or free)))
+        first, second = drawn[0], drawn[-1]
+        return second if self.cost(now, second) * ALIKE < self.cost(now, first) else first
 
     def full(self, candidates: Sequence[Target]) -> bool:
         """Is none of them free to take a request?"""
@@ -106,7 +111,7 @@ class Balancer:
     def cost(self, now: float, target: Target) -> float:
         """What one more request there is expected to cost, in seconds."""
         load = self._loads.get(target, _Load())
-        return faded(load.latency_s, now - load.noted_at) * (load.in_flight + 1)
+        return max(LATENCY_FLOOR_S, faded(load.latency_s, now - load.noted_at)) * (load.in_flight + 1)
 
     def keep_only(self, targets: Collection[Target]) -> None:
         """Forget those that are gone, once nothing is in flight there: the table has no other bound."""
@@ -124,9 +129,6 @@ class Balancer:
         load = self._loads.get(target)
         return load is None or load.in_flight < self._in_flight_max
 
-    def _draw_two(self, targets: Sequence[Target]) -> Sequence[Target]:
-        return targets if len(targets) <= 2 else self._rng.sample(targets, 2)
-
 
 def smoothed(average_s: float, latency_s: float, elapsed_s: float) -> float:
     """The average after one more latency: a higher one counts at once, a lower one as much as time has passed."""
@@ -138,9 +140,9 @@ def smoothed(average_s: float, latency_s: float, elapsed_s: float) -> float:
 
 def faded(average_s: float, age_s: float) -> float:
     """The average as it counts after a time without news: it goes back to what an unknown replica costs."""
-    if average_s <= FIRST_LATENCY_S:
+    if average_s <= LATENCY_FLOOR_S:
         return average_s
-    return FIRST_LATENCY_S + (average_s - FIRST_LATENCY_S) * math.exp(-max(0.0, age_s) / DECAY_S)
+    return LATENCY_FLOOR_S + (average_s - LATENCY_FLOOR_S) * math.exp(-max(0.0, age_s) / DECAY_S)
 
 
 @dataclass(slots=True)

@@ -83,7 +83,7 @@ async def connected() -> AsyncIterator[trio.SocketStream]:
     address = listeners[0].socket.getsockname()
     server = HttpServer(asgi_handler(echo), LIMITS)
     async with trio.open_nursery() as nursery:
-        await nursery.start(lambda task_status: server.run(listeners, task_status=task_status))
+        await nursery.start(server.run, listeners)
         async with await trio.open_tcp_stream(*address) as stream:
             yield stream
         nursery.cancel_scope.cancel()

@@ -206,5 +206,6 @@ def test_an_absolute_target_is_served_by_its_path() -> None:
 
 
 def test_old_clients_are_not_kept_and_expect_nothing() -> None:
-    request = request_of(b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n")
+    fields = b"Connection: keep-alive\r\nExpect: 100-continue\r\nContent-Length: 1\r\n"
+    request = request_of(b"POST / HTTP/1.0\r\n" + fields + b"\r\n")
     assert not request.keep_alive and not request.expects_continue

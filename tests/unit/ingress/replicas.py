@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 
@@ -73,14 +74,14 @@ class Field:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         self.upstreams.ports[target] = listeners[0].socket.getsockname()[1]
         server = HttpServer(answer)
-        await self._nursery.start(lambda task_status: server.run(listeners, task_status=task_status))
+        await self._nursery.start(server.run, listeners)
         return server
 
     async def raw_replica(self, target: Target, answer: Raw) -> None:
         """A replica that does with its connections what it likes."""
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         self.upstreams.ports[target] = listeners[0].socket.getsockname()[1]
-        await self._nursery.start(lambda task_status: trio.serve_listeners(answer, listeners, task_status=task_status))
+        await self._nursery.start(partial(trio.serve_listeners, answer, listeners))
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -101,7 +102,7 @@ async def field_of(config: IngressConfig | None = None) -> AsyncIterator[Field]:
     ingress = Ingress(config or IngressConfig(), upstreams, random.Random(7))
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
-        await nursery.start(lambda task_status: ingress.run(listeners, task_status=task_status))
+        await nursery.start(ingress.run, listeners)
         yield Field(nursery, ingress, upstreams, listeners[0].socket.getsockname()[1])
         nursery.cancel_scope.cancel()
 

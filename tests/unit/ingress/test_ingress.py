@@ -11,7 +11,7 @@ from mesh.http.connection import Exchange
 from mesh.http.relay import RelayLimits
 from scheduler.ingress.accounts import End
 from scheduler.ingress.ingress import IngressConfig
-from scheduler.ingress.routes import RouteTable
+from scheduler.ingress.routes import AppRoute, RouteTable
 from tests.unit.ingress.replicas import field_of, read_request, table_of, target_of
 
 ONE, TWO, THREE = target_of("web-1"), target_of("web-2"), target_of("web-3")
@@ -61,7 +61,8 @@ async def test_forged_forwarding_fields_end_at_the_ingress() -> None:
         async with await field.connect() as stream:
             await stream.send_all(
                 b"GET / HTTP/1.1\r\nHost: web.localhost\r\nX-Forwarded-For: 9.9.9.9\r\nForwarded: for=9.9.9.9\r\n"
-                b"X-Freecloud-Assignment: 99\r\nX-Real-IP: 9.9.9.9\r\nX-Mine: kept\r\nX-Hop: no\r\nConnection: x-hop\r\n\r\n"
+                b"X-Freecloud-Assignment: 99\r\nX-Real-IP: 9.9.9.9\r\nX-Mine: kept\r\n"
+                b"X-Hop: no\r\nConnection: x-hop\r\n\r\n"
             )
             answer = await stream.receive_some(65536)
         headers = json.loads(answer.partition(b"\r\n\r\n")[2])["headers"]
@@ -77,7 +78,7 @@ async def test_forged_forwarding_fields_end_at_the_ingress() -> None:
 )
 async def test_what_cannot_be_served_says_what_is_wrong(host: str, status: int, end: End) -> None:
     async with field_of() as field:
-        field.ingress.set_routes(RouteTable({"web": table_of(ONE).apps["web"].__class__("web", (), (), 2)}))
+        field.ingress.set_routes(RouteTable({"web": AppRoute("web", (), (), 2)}))
         async with field.ask(host=host) as response:
             problem = json.loads(await response.read(10_000))
         assert response.status == status

@@ -22,6 +22,7 @@ from mesh.http.wsframes import (
     Received,
     WebSocketMachine,
     accept_headers,
+    asks_for_websocket,
     handshake_fault,
     subprotocols,
 )
@@ -35,10 +36,7 @@ READ_BYTES = 64 * 1024
 
 async def serve_websocket(exchange: Exchange, application: Application, scope: MutableMapping[str, Any]) -> None:
     """Answer one upgrade request: refuse a wrong handshake, else let the application decide, then converse."""
-    fault = handshake_fault(exchange.request)
-    if fault:
-        headers, body = problem(400, fault, code="protocol.websocket")
-        await exchange.respond(400, [*headers, (b"sec-websocket-version", b"13")], body)
+    if await refused_handshake(exchange):
         return
     del scope["method"]
     scope["type"] = "websocket"
@@ -46,6 +44,15 @@ async def serve_websocket(exchange: Exchange, application: Application, scope: M
     scope["subprotocols"] = subprotocols(exchange.request)
     scope["extensions"] = {**scope["extensions"], "websocket.http.response": {}}
     await _Conversation(exchange).run(application, scope)
+
+
+async def refused_handshake(exchange: Exchange) -> bool:
+    """Refuse a request that wants to become a WebSocket in the wrong way; False for any other."""
+    if not asks_for_websocket(exchange.request) or not (fault := handshake_fault(exchange.request)):
+        return False
+    headers, body = problem(400, fault, code="protocol.websocket")
+    await exchange.respond(400, [*headers, (b"sec-websocket-version", b"13")], body)
+    return True
 
 
 class _Conversation:

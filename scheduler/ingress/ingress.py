@@ -23,7 +23,7 @@ from mesh.http.relay import Fate, Outcome, RelayLimits, RequestBody, Upstream, r
 from mesh.http.responses import problem
 from mesh.http.server import HttpServer, HttpStatistics
 from mesh.http.streams import BROKEN
-from mesh.http.wsframes import asks_for_websocket, handshake_fault
+from mesh.http.websocket import refused_handshake
 from mesh.names import NodeId
 from scheduler.ingress.accounts import Accounts, End, IngressStatistics, RequestRecord
 from scheduler.ingress.balance import Balancer, RetryBudget, TargetStatistics
@@ -164,8 +164,8 @@ class _Serving:
             await self._refuse_unknown(asked)
             return
         self._app = route.name
-        if asks_for_websocket(self._request) and (fault := handshake_fault(self._request)):
-            await self._answer(End.REFUSED, 400, fault, "protocol.websocket", extra=[(b"sec-websocket-version", b"13")])
+        if await refused_handshake(self._exchange):
+            self.end, self._status = End.REFUSED, 400
             return
         self._ingress.budget.note_request()
         await self._serve(asked)

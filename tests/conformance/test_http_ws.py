@@ -1,4 +1,5 @@
-"""The HTTP/1.1 and WebSocket cases of shared/data/http-ws against the engine, each whole and byte by byte.
+"""The HTTP/1.1 and WebSocket cases of shared/data/http-ws, each whole and byte by byte, on the server and through the
+relay before it.
 
 Format: SOURCES.md beside the data. A case of level MUST (or of our own policy) that fails is a bug; what is SHOULD or
 MAY is held to as well, for the data allows every answer that the RFC allows.
@@ -21,10 +22,15 @@ import trio
 import trio.testing
 
 from mesh.http.asgi import asgi_handler
+from mesh.http.connection import Exchange, Handler
+from mesh.http.forwarding import Address
 from mesh.http.http1 import ResponseReader
 from mesh.http.limits import HttpLimits
 from mesh.http.messages import PeerGone, ResponseHead, Signal
+from mesh.http.relay import Fate, RelayLimits, RequestBody, Upstream, relay
 from mesh.http.server import HttpServer
+from mesh.http.websocket import refused_handshake
+from scheduler.ingress.upstreams import open_loopback
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "http-ws"
 if not DATA.is_dir():
@@ -32,6 +38,7 @@ if not DATA.is_dir():
 
 LIMITS = HttpLimits(linger_s=0.5)
 READER_LIMITS = HttpLimits()
+RELAY_LIMITS = RelayLimits()
 PAUSE_S = 0.01
 """Between the parts of a case: long enough for the server to have read the part and to wait for the next."""
 
@@ -77,16 +84,44 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"served"})
 
 
-@asynccontextmanager
-async def connected() -> AsyncIterator[trio.SocketStream]:
+def relaying_to(port: int) -> Handler:
+    """A handler that passes every request to the server on a port, each over a connection of its own."""
+
+    async def pass_on(exchange: Exchange) -> None:
+        if await refused_handshake(exchange):
+            return
+        upstream = Upstream(await open_loopback(port, deadline=trio.current_time() + 5), RELAY_LIMITS)
+        try:
+            body = RequestBody(exchange)
+            outcome = await relay(exchange, upstream, body, Address(exchange.request.target), RELAY_LIMITS)
+            assert outcome.fate is Fate.SERVED, outcome
+        finally:
+            await upstream.aclose()
+
+    return pass_on
+
+
+async def listening(nursery: trio.Nursery, handler: Handler) -> int:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    address = listeners[0].socket.getsockname()
-    server = HttpServer(asgi_handler(echo), LIMITS)
+    await nursery.start(HttpServer(handler, LIMITS).run, listeners)
+    return int(listeners[0].socket.getsockname()[1])
+
+
+@asynccontextmanager
+async def connected(through: str) -> AsyncIterator[trio.SocketStream]:
     async with trio.open_nursery() as nursery:
-        await nursery.start(server.run, listeners)
-        async with await trio.open_tcp_stream(*address) as stream:
+        port = await listening(nursery, asgi_handler(echo))
+        if through == "relay":
+            port = await listening(nursery, relaying_to(port))
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             yield stream
         nursery.cancel_scope.cancel()
+
+
+def every_way(test: Any) -> Any:
+    """Whole and byte by byte, on the server and through the relay."""
+    test = pytest.mark.parametrize("bytewise", [False, True], ids=["whole", "bytewise"])(test)
+    return pytest.mark.deadline(10)(pytest.mark.parametrize("through", ["server", "relay"])(test))
 
 
 def parts_of(case: dict[str, Any], kind: str, *, bytewise: bool) -> list[bytes]:
@@ -167,15 +202,14 @@ async def is_open(stream: trio.SocketStream) -> bool:
     return bool(told.answers)
 
 
-@pytest.mark.deadline(10)
-@pytest.mark.parametrize("bytewise", [False, True], ids=["whole", "bytewise"])
+@every_way
 @pytest.mark.parametrize("case", cases("http1-cases.jsonl"))
-async def test_http1_case_is_answered_as_the_rfc_says(case: dict[str, Any], bytewise: bool) -> None:
+async def test_http1_case_is_answered_as_the_rfc_says(case: dict[str, Any], bytewise: bool, through: str) -> None:
     expect = case["expect"]
     count = case["max_responses"]
     to_the_end = expect in ("reject", "close") or bool(case.get("close_after")) or "canary" in case
     sent = trio.Event()
-    async with connected() as stream, trio.open_nursery() as nursery:
+    async with connected(through) as stream, trio.open_nursery() as nursery:
         parts = parts_of(case, "request", bytewise=bytewise)
         nursery.start_soon(lambda: transmit(stream, parts, sent, half_close=bool(case.get("half_close"))))
         told = await collect(stream, case.get("methods", []), count, to_the_end=to_the_end)
@@ -198,11 +232,12 @@ async def test_http1_case_is_answered_as_the_rfc_says(case: dict[str, Any], byte
             assert len(served) <= 1 and told.closed
 
 
-@pytest.mark.deadline(10)
-@pytest.mark.parametrize("bytewise", [False, True], ids=["whole", "bytewise"])
+@every_way
 @pytest.mark.parametrize("case", cases("websocket-cases.jsonl", kind="handshake"))
-async def test_websocket_handshake_is_answered_as_the_rfc_says(case: dict[str, Any], bytewise: bool) -> None:
-    async with connected() as stream:
+async def test_websocket_handshake_is_answered_as_the_rfc_says(
+    case: dict[str, Any], bytewise: bool, through: str
+) -> None:
+    async with connected(through) as stream:
         await transmit(stream, parts_of(case, "request", bytewise=bytewise), trio.Event())
         head = await next_head(stream, ResponseReader(READER_LIMITS), "GET")
         assert head is not None
@@ -283,13 +318,14 @@ async def close_codes(frames: Frames) -> tuple[list[int | None], bool]:
     return codes, other
 
 
-@pytest.mark.deadline(10)
-@pytest.mark.parametrize("bytewise", [False, True], ids=["whole", "bytewise"])
+@every_way
 @pytest.mark.parametrize("case", cases("websocket-cases.jsonl", kind="frames"))
-async def test_websocket_frames_are_answered_as_the_rfc_says(case: dict[str, Any], bytewise: bool) -> None:
+async def test_websocket_frames_are_answered_as_the_rfc_says(
+    case: dict[str, Any], bytewise: bool, through: str
+) -> None:
     large = case.get("frames_length", 0) > 10_000
     sent = trio.Event()
-    async with connected() as stream, trio.open_nursery() as nursery:
+    async with connected(through) as stream, trio.open_nursery() as nursery:
         await stream.send_all(HANDSHAKE)
         reader = ResponseReader(READER_LIMITS)
         head = await next_head(stream, reader, "GET")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from consensus.raft import quorum
 from consensus.raft.core import Core
 from consensus.raft.membership import CATCH_UP_ENTRIES_MAX, left_configuration, next_configuration
 from consensus.raft.messages import (
@@ -60,7 +59,7 @@ class Leadership:
             return self.transfer.deadline
         return min(self.heartbeat_at, self.transfer.deadline)
 
-    def tick(self, *, writing_since: float | None) -> None:
+    def tick(self, *, is_stalled: bool) -> None:
         """Heartbeats; and the two proofs of being able to lead: a quorum that answers, and a disk that writes."""
         core = self._core
         self.transfer.tick()
@@ -69,7 +68,7 @@ class Leadership:
         self.heartbeat_at = core.now + core.heartbeat_s
         if not self.replication.has_live_quorum():
             self.over = "no quorum was heard for an election timeout"
-        elif writing_since is not None and core.now - writing_since > core.config.disk_stall_s * core.pace:
+        elif is_stalled:
             self.over = "the disk has not finished a write for two election timeouts"
         else:
             self.replication.broadcast_heartbeat(self._reads.round)
@@ -212,9 +211,3 @@ class Leadership:
             )
             for peer in self.replication.peers.values()
         )
-
-    def live_voters(self) -> tuple[NodeId, ...]:
-        return tuple(v for v in self._core.configuration.all_voters() if self.replication.is_alive(v))
-
-    def has_quorum(self) -> bool:
-        return quorum.is_quorum(self._core.configuration, self.live_voters())

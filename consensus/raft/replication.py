@@ -114,6 +114,9 @@ class Replication:
         elif peer.state is ProgressState.SNAPSHOT and peer.match + 1 >= log.first_index:
             # Whatever snapshot brought it here, it can be fed from the log again (pitfall 24).
             peer.replicate()
+        elif news and peer.transfer is not None and peer.transfer.index <= peer.match:
+            # It has installed that one, and meanwhile the log was compacted beyond it: another one.
+            peer.need_snapshot(self._core.now)
         return news and self.advance_commit()
 
     def receive_refused(self, peer: Progress, reply: AppendRefused) -> None:
@@ -133,7 +136,9 @@ class Replication:
         """An empty Append at the end of what was sent: refused if something before it was lost."""
         core = self._core
         previous_term = core.log.term_at(peer.next_index - 1)
-        assert previous_term is not None, "what is in flight is in the log"
+        if previous_term is None:
+            peer.probe()  # what it lacks was compacted meanwhile; the probe finds out whether a snapshot is needed
+            return
         core.send(peer.node_id, Append(peer.next_index - 1, previous_term, core.log.commit, ()))
 
     def link_closed(self, node_id: NodeId) -> None:

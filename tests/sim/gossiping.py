@@ -14,14 +14,16 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 from gossip.anti_entropy import Conversation
-from gossip.events import MemberAlive, MemberDown, MemberLeft, MemberSuspected
-from gossip.messages import PushPull, PushPullReply, StreamAnswer, StreamProbe, decode_packet
+from gossip.events import MemberAlive, MemberDown, MemberLeft, MemberSuspected, Note
+from gossip.messages import Dead, PushPull, PushPullReply, StreamAnswer, StreamProbe, decode_packet
 from gossip.outbox import Exchange, Output, ProbeByStream
-from gossip.profiles import LAN, Profile
+from gossip.profiles import CONFIRMATIONS, LAN, Profile
 from gossip.seal import GossipKey, KeyRing, Seal
+from gossip.suspicion import suspicion_bounds
 from gossip.swim import Swim
 from mesh.errors import ProtocolError
 from mesh.names import NodeId
+from tests.sim.checkers.gossip_order import ALIVE, DEAD, SUSPECT, GossipOrder, SuspicionRule
 from tests.sim.host import Host
 from tests.sim.identities import node_id, signing_key
 from tests.sim.options import Options
@@ -76,6 +78,7 @@ class Gossiping:
         self, world: World, host: Host, rpc: Rpc, names: Mapping[NodeId, str], boot_counter: int, boot_nonce: bytes
     ) -> None:
         self._world, self._host, self._rpc, self._names = world, host, rpc, names
+        self._order = GossipOrder(f"{host.name}.{host.lives}")
         me = node_id(host.name)
         key = signing_key(host.name)
         self.swim = self.machine(
@@ -88,9 +91,7 @@ class Gossiping:
             rng=random.Random(f"{world.options.seed}:swim:{host.name}:{host.lives}"),
             now=host.clock.monotonic(),
         )
-        self._seal = Seal(
-            RING, me=me, boot_counter=boot_counter, boot_nonce=boot_nonce, is_member=self.swim.is_member
-        )
+        self._seal = Seal(RING, me=me, boot_counter=boot_counter, boot_nonce=boot_nonce, is_member=self.swim.is_member)
         rpc.register("gossip.stream-probe", self._serve_probe)
         rpc.register("gossip.push-pull", self._serve_push_pull)
 
@@ -138,15 +139,61 @@ class Gossiping:
         for send in output.sends:
             target = send.address.partition(":")[0]
             if target in self._world.hosts:
-                self._world.network.send(self._host.name, target, self._seal.seal(self._host.clock.monotonic(), send.payload))
+                self._world.network.send(
+                    self._host.name, target, self._seal.seal(self._host.clock.monotonic(), send.payload)
+                )
         for probe in output.stream_probes:
             self._probe(probe)
         for exchange in output.exchanges:
             self._converse(exchange)
+        for note in output.notes:
+            self._check(note)
         for event in output.events:
-            if isinstance(event, MemberAlive | MemberSuspected | MemberDown | MemberLeft):
-                name = self._names.get(event.node_id, event.node_id[:6])
-                self._world.note(self._host.name, "gossip", f"{name} {type(event).__name__}")
+            match event:
+                case (
+                    MemberAlive(node_id=subject, incarnation=incarnation)
+                    | MemberLeft(node_id=subject, incarnation=incarnation)
+                ):
+                    severity = ALIVE
+                case MemberSuspected(node_id=subject, incarnation=incarnation):
+                    severity = SUSPECT
+                case MemberDown(node_id=subject, incarnation=incarnation):
+                    severity = DEAD
+                case _:
+                    continue
+            name = self._name(subject)
+            self._order.told(name, incarnation, severity)
+            self._world.note(self._host.name, "gossip", f"{name} {type(event).__name__}")
+
+    def _check(self, note: Note) -> None:
+        now = self._host.clock.monotonic()
+        subject = self._name(note.node_id)
+        match note.kind:
+            case "suspected":
+                self._order.suspected(now, subject, self._name(note.accuser))
+            case "down" if self._declared_here(note.node_id):
+                confirmers = tuple(self._name(confirmer) for confirmer in note.confirmers)
+                self._order.declared_dead(now, subject, confirmers, self._rule())
+            case "alive" | "left" | "away" | "down":
+                self._order.cleared(subject)
+            case _:
+                pass
+
+    def _declared_here(self, subject: NodeId) -> bool:
+        member = self.swim._members.get(subject)  # no event tells whose suspicion ran out first
+        statement = None if member is None else member.statement
+        return isinstance(statement, Dead) and statement.accuser == node_id(self._host.name)
+
+    def _rule(self) -> SuspicionRule:
+        profile = profile_of(self._world.options)
+        members = self.swim.statistics().members
+        shortest_s, longest_s = suspicion_bounds(
+            members, profile.suspicion_factor, profile.suspicion_stretch, profile.probe_interval_s
+        )
+        return SuspicionRule(shortest_s, longest_s, min(CONFIRMATIONS, members - 2))
+
+    def _name(self, subject: NodeId | None) -> str:
+        return "" if subject is None else self._names.get(subject, subject[:6])
 
     def _probe(self, probe: ProbeByStream) -> None:
         def answered(response: object | None) -> None:

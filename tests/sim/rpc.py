@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mesh.errors import FreecloudError
+from mesh.errors import RefusedError
 from tests.sim.host import Host
 from tests.sim.world import World
 
@@ -68,7 +68,7 @@ class Rpc:
 
         try:
             self._handlers[message.method](source, message.request, answer)
-        except FreecloudError as error:
+        except RefusedError as error:  # a failed disk is no answer: it ends the process
             answer(error)
 
     def _finish(self, number: int, response: object | None) -> None:

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Iterable
 from math import inf
 
-from mesh.errors import DamagedError, DiskError, FreecloudError
+from mesh.errors import DamagedError, DiskError, FencedError, FreecloudError
 from tests.sim.clock import Agenda, NodeClock
 from tests.sim.disk import ProcessDied
 from tests.sim.host import Host, Process
@@ -124,6 +124,14 @@ class World:
     def later(self, host: Host, delay: float, action: Callable[[], None]) -> None:
         """Have this happen to the process of this life, frozen time included; not to a later life."""
         self.agenda.after(delay, self._call_if, host, host.lives, action)
+
+    def end(self, host: Host, error: FreecloudError) -> None:
+        """The process of this life ends with this error, as its next act."""
+
+        def give_up() -> None:
+            raise error
+
+        self.later(host, 0.0, give_up)
 
     def note(self, name: str, what: str, detail: str = "", *, term: int = 0, index: int = 0) -> None:
         """One line of the trace."""
@@ -240,11 +248,8 @@ class World:
                 why = type(error).__name__
         self._bury(host, why)
         self.network.close_links(host.name, list(self.hosts))
-        if isinstance(error, DamagedError):
-            self._damaged(host)
+        if isinstance(error, DamagedError | FencedError):
+            # What the operator does whose node says that its log is damaged, or not the one that the mesh knows.
+            self.suspects.add(host.name)
+            self.replace_disk(host, Platter(), f"emptied: {error}")
         self.start_later(host, RESTART_S)
-
-    def _damaged(self, host: Host) -> None:
-        """What the operator does whose node says that its log is damaged: start it with an empty one."""
-        self.suspects.add(host.name)
-        self.replace_disk(host, Platter(), "emptied, it was damaged")

@@ -1,0 +1,52 @@
+"""The ledger's state machine with a witness: each apply is told to the oracle; nothing else is changed."""
+
+from __future__ import annotations
+
+from consensus.ledger_state import LedgerState
+from tests.sim.oracle import Oracle
+
+DIGEST_EVERY = 8
+"""Digests are compared at each index that this divides; a digest costs a snapshot."""
+
+
+class ObservedState(LedgerState):
+    """One life's copy of the ledger."""
+
+    def __init__(self, oracle: Oracle, life: str) -> None:
+        super().__init__()
+        self._oracle = oracle
+        self._life = life
+        self._started = False
+
+    def apply(self, index: int, term: int, payload: bytes) -> bytes:
+        self._begin()
+        self._oracle.log.committed(self._life, index, term, "normal", payload)
+        result = super().apply(index, term, payload)
+        self._oracle.applied(self._life, index, result)
+        self._compare(index)
+        return result
+
+    def advance(self, index: int) -> None:
+        self._begin()
+        self._oracle.log.committed(self._life, index, 0, "raft's own", b"")
+        super().advance(index)
+        self._oracle.applied(self._life, index, b"")
+        self._compare(index)
+
+    def restore(self, payload: bytes) -> None:
+        super().restore(payload)
+        if self._started:
+            self._oracle.replicas.applied(self._life, self.applied, by_snapshot=True)
+        else:
+            self._started = True
+            self._oracle.replicas.starts_at(self._life, self.applied)
+        self._oracle.replicas.digest(self._life, self.applied, self.digest())
+
+    def _begin(self) -> None:
+        if not self._started:
+            self._started = True
+            self._oracle.replicas.starts_at(self._life, self.applied)
+
+    def _compare(self, index: int) -> None:
+        if index % DIGEST_EVERY == 0:
+            self._oracle.replicas.digest(self._life, index, self.digest())

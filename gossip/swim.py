@@ -49,6 +49,9 @@ from gossip.view import MemberView, SwimStatistics, view_of
 from gossip.wishes import Wishes
 from mesh.names import NodeId
 
+LINKED_UP_TO = 16
+"""Members of a mesh in which every pair keeps a link."""
+
 AWAY_MS_MAX = 30 * 24 * 3600 * 1000
 """An absence longer than an invite may live is no absence: remove the member."""
 
@@ -110,6 +113,7 @@ class Swim:
         self._wishes = Wishes()
         self._started = now
         self._lags = 0
+        self._runs = False
         self._push_pull_at = now + rng.random() * profile.push_pull_interval_s
         self._gossip_at = inf
         self._dissemination.push(self._presence.claim)
@@ -240,6 +244,18 @@ class Swim:
         elif self._records.get(node_id) is None:
             self._wishes.want(node_id, node_id)
 
+    def want_links(self, now: float, linked: Iterable[NodeId]) -> None:
+        """In a small mesh, fetch something from every living member without a link: that opens one.
+
+        A link that its kernel closes is the fastest news of a death; a large mesh has its probes.
+        """
+        self._advance(now)
+        if len(self._members) <= LINKED_UP_TO:
+            have = frozenset(linked)
+            for member in self._members:
+                if member.state is MemberState.ALIVE and member.node_id not in have:
+                    self._wishes.want(member.node_id, member.node_id)
+
     def receive_stream_result(self, now: float, sequence: int, *, alive: bool) -> None:
         """What `ProbeByStream` found. It counts only at the end of the round."""
         self._advance(now)
@@ -318,6 +334,7 @@ class Swim:
 
     def tick(self, now: float) -> None:
         self._advance(now)
+        self._runs = True  # what came before the first tick was waiting to be run, not standing still
         wall_ms = self._wall_ms(now)
         self._prober.tick(now, wall_ms=wall_ms)
         self._judgement.declare_due(now, wall_ms=wall_ms)
@@ -345,7 +362,7 @@ class Swim:
         """
         late_s = now - max(self.next_deadline(), self._now)
         self._now = max(self._now, now)
-        if late_s <= self._profile.lag_s:
+        if late_s <= self._profile.lag_s or not self._runs:
             return
         self._lags += 1
         self._awareness.note(1 + min(2, int(late_s)))

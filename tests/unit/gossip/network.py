@@ -53,7 +53,7 @@ def id_of(name: str) -> NodeId:
     return node_id_of(public_key(name))
 
 
-def a_record(name: str, **changes: object) -> NodeRecord:
+def a_record(name: str, /, **changes: object) -> NodeRecord:
     facts: dict[str, object] = {
         "node_id": id_of(name), "boot_counter": 0, "version": 0, "name": name, "mesh_addresses": (f"{name}:1",),
         "ingress_address": "", "api_address": "", "program_version": "0.1", "feature_level": 1, "cpus": 2.0,

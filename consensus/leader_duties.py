@@ -170,8 +170,9 @@ class Duties:
                     yield MarkOut(node, f"down for {now - one.since:.1f} s")
                 else:
                     again.append(due)
-            elif one.sight in (Sight.LEFT, Sight.AWAY):
-                yield MarkOut(node, "it left" if one.sight is Sight.LEFT else "it is away as announced")
+            elif one.sight is Sight.LEFT:
+                # Away is not out: who announced it comes back, and gossip calls it down once it is overdue (rule G4).
+                yield MarkOut(node, "it left")
 
     @staticmethod
     def _reap(now_ms: int, members: Mapping[NodeId, Member]) -> Iterable[Entry]:

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from consensus.ledger import Ledger
 from gossip.service import Gossip
 
-from consensus.records import MemberStatus
+from consensus.records import BootMark, MemberStatus
 from daemon.events import EventLog
 from daemon.home import Home
 from daemon.keys import GOSSIP, KeyHolder
 from daemon.membership import MeshFile, own_shares, save_mesh_file, trusted_peers
 from daemon.pulse import Pulse
+from daemon.standing import displaced
 from gossip.events import GossipEvent, Lagged, MemberAlive, MemberDown, MemberLeft, MemberSuspected, RecordChanged
 from gossip.seal import GossipKey, KeyRing
+from mesh.errors import FreecloudError
 from mesh.identity import Identity
 from mesh.names import NodeId
 from mesh.peers import Peers
@@ -39,7 +41,8 @@ class InStep:
         keys: KeyHolder,
         events: EventLog,
         pulse: Pulse,
-        removed: Callable[[], None],
+        boot: BootMark,
+        stop_with: Callable[[FreecloudError], None],
     ) -> None:
         self._identity = identity
         self._home = home
@@ -50,7 +53,8 @@ class InStep:
         self._keys = keys
         self._events = events
         self._pulse = pulse
-        self._removed = removed
+        self._boot = boot
+        self._stop_with = stop_with
         self._generations: tuple[int, ...] = ()
         self._known: dict[NodeId, MemberStatus] = {}
         self._leader: NodeId | None = None
@@ -67,9 +71,10 @@ class InStep:
         """Carry the ledger as it is now to everyone who must know."""
         state = self._ledger.state
         members = state.active_members()
-        if self._identity.node_id in state.members and self._identity.node_id not in members:
-            self._events.add("node.removed", "this node was removed from the mesh")
-            self._removed()
+        fenced = displaced(state.members.get(self._identity.node_id), self._boot)
+        if fenced is not None:
+            self._events.add("node.fenced", str(fenced))
+            self._stop_with(fenced)
             return
         if members:
             gone = self._trust.update(trusted_peers(members, frozenset(self._ledger.quorum().voters)))

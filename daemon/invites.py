@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import trio
 from consensus.ledger import Ledger
-from gossip.service import MemberState
 
 from consensus.ledger_entries import Admit
 from consensus.records import BootMark, Invite, Labels, Member, MemberStatus
 from daemon.keys import KeyHolder
 from daemon.membership import WELCOME, Welcome, own_shares
 from daemon.services import Services
+from gossip.members import MemberState
 from mesh.admission import JoinProfile, VerifiedJoin
 from mesh.identity import Identity
 from mesh.invite import InvitePin, InviteToken, encode_token, invite_signing_key

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from consensus.ledger import Ledger
-from gossip.service import Gossip
 from scheduler.bundles import BundleStore
-from scheduler.ingress.ingress import Ingress
 from scheduler.service import Scheduler
 
 from daemon.config import Config
@@ -16,8 +14,10 @@ from daemon.events import EventLog
 from daemon.home import Home
 from daemon.keys import KeyHolder
 from daemon.pulse import Pulse
+from gossip.service import Gossip
 from mesh.identity import Identity
 from mesh.peers import Peers
+from scheduler.ingress.ingress import Ingress
 from scheduler.runner import Runner
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import trio
-from gossip.service import MemberView
 
 from consensus.records import Assignment, Member, MemberStatus
 from daemon.services import Services
 from gossip.record import NodeRecord, ReplicaHealth, ReplicaReport
+from gossip.view import MemberView
 from mesh.errors import MissingError
 from mesh.names import NodeId
 

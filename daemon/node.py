@@ -1,0 +1,423 @@
+"""One node, from its configuration to its end: the wiring, top to bottom.
+
+It reads as a table of contents. Nothing is decided here; each part is made, told whom to talk to, and run in one
+nursery that ends with the node.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+
+import trio
+from consensus.ledger import Ledger
+from scheduler.bundles import BundleStore
+from scheduler.exchange import BundleExchange
+from scheduler.leader import SchedulerLeader
+from scheduler.service import Scheduler
+
+from consensus.boot import next_boot
+from consensus.disk import RealDisk
+from consensus.duty_loop import DutyLoop
+from consensus.leader_duties import KeyMaker
+from consensus.log_store import LogStore
+from daemon.api.app import Api
+from daemon.api.clock import wall_ms
+from daemon.config import Config
+from daemon.events import EventLog
+from daemon.founding import founding_entry, new_mesh_id
+from daemon.home import Home, HomeLock
+from daemon.in_step import InStep
+from daemon.invites import Desk
+from daemon.joining import belong
+from daemon.keys import GOSSIP, KeyHolder, new_generation
+from daemon.listeners import Listeners, open_listeners
+from daemon.membership import MeshFile, trusted_peers
+from daemon.own_record import OwnRecord
+from daemon.pulse import Pulse
+from daemon.sealed_secrets import SealedSecrets
+from daemon.services import Services
+from daemon.sights import group_facts, sights_of
+from daemon.standing import StartOver, move_aside, register
+from daemon.tls import api_tls
+from daemon.version import FEATURE_LEVEL, VERSION
+from gossip.seal import GossipKey, KeyRing
+from gossip.service import Gossip, GossipConfig
+from mesh.errors import FreecloudError, MissingError
+from mesh.hello import Hello
+from mesh.http.asgi import serve_asgi
+from mesh.identity import Identity, create_identity, load_identity
+from mesh.peers import Peers
+from mesh.rpc import RpcServer
+from mesh.trust import TrustStore
+from scheduler.ingress.following import RouteFollower
+from scheduler.ingress.ingress import Ingress, IngressConfig
+from scheduler.ingress.upstreams import MeshUpstreams
+from scheduler.runner import Runner, RunnerConfig, folders_under
+from scheduler.runtimes.process import ProcessRuntime
+from scheduler.runtimes.sandbox_probe import Probed, probe_ladder
+
+SHUTDOWN_S = 10.0
+"""For answers under way and for saying goodbye."""
+
+DRAIN_S = 3.0
+HAND_OVER_S = 2.0
+RESTART_MS = 60_000
+"""SIGTERM stops the daemon only: its apps go on under their shims for so long, and so it is away, not gone."""
+
+
+async def run_node(config: Config) -> None:
+    """Run this node until it is told to stop.
+
+    Raises:
+        FreecloudError: Why it could not start, or had to stop.
+    """
+    os.umask(0o077)
+    home = Home(config.home)
+    home.prepare()
+    lock = HomeLock.take(home)
+    try:
+        try:
+            await Node(config, home, open_listeners(config, home)).run()
+        except* StartOver:
+            moved = move_aside(home, f"{wall_ms()}")
+            _say(f"this home's memory was old: it was moved to {moved}, and is learnt anew")
+            await Node(config, home, open_listeners(config, home)).run()
+    finally:
+        lock.release()
+
+
+class Node:
+    """The parts of one start of a node."""
+
+    def __init__(self, config: Config, home: Home, listeners: Listeners) -> None:
+        self._config = config
+        self._home = home
+        self._listeners = listeners
+        self._rng = random.Random()
+        self._events = EventLog(wall_ms)
+        self._pulse = Pulse()
+        self._stop = trio.Event()
+        self._leaving_for_good = True
+        self._failure: FreecloudError | None = None
+        self.identity = _identity(home)
+
+    async def run(self) -> None:
+        """Everything, in the order in which it can be: memory, mesh, agreement, apps, API."""
+        await self._open_memory()
+        self._make_mesh()
+        self._make_ledger()
+        await self._make_apps()
+        self._make_api()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_signals)
+            await self._start_mesh(nursery)
+            await self._start_ledger(nursery)
+            await self._start_apps(nursery)
+            await self._start_api(nursery)
+            self._tell_ready()
+            await self._stop.wait()
+            await self._say_goodbye()
+            nursery.cancel_scope.cancel()
+        await trio.to_thread.run_sync(self._log.close)
+        if self._failure is not None:
+            raise self._failure
+
+    # --- memory and membership ------------------------------------------------------------------------------
+
+    async def _open_memory(self) -> None:
+        """The log, this start's number, and the mesh that this home belongs to."""
+        home = self._home
+        self._log = await trio.to_thread.run_sync(
+            lambda: LogStore.open(RealDisk(home.log), self.identity.derive_key("log"), random_bytes=os.urandom)
+        )
+        self._boot = await trio.to_thread.run_sync(
+            lambda: next_boot(RealDisk(home.root), self._log.store_id, os.urandom)
+        )
+        mesh_address = self._listeners.addresses["mesh"]
+        self._belongs: MeshFile | None = await belong(self._config, home, self.identity, self._boot, mesh_address)
+        self._founding = self._belongs is None and self._log.created
+        self._mesh_id = self._belongs.mesh_id if self._belongs else new_mesh_id()
+
+    # --- mesh and gossip ------------------------------------------------------------------------------------
+
+    def _make_mesh(self) -> None:
+        belongs = self._belongs
+        self._trust = TrustStore()
+        if belongs is not None:
+            self._trust.update(trusted_peers({member.node_id: member for member in belongs.members}, frozenset()))
+        self._server = RpcServer()
+        self._peers = Peers(
+            self.identity, self._trust, self._server, self._hello, rng=self._rng, on_stranger=self._on_stranger
+        )
+        self._keys = KeyHolder(self.identity)
+        known = {(key.purpose, key.generation): key for key in belongs.keys} if belongs else {}
+        ring = self._keys.ring(known, GOSSIP)
+        self._gossip = Gossip(
+            GossipConfig(address=self._config.advertise or self._listeners.addresses["mesh"]),
+            self.identity,
+            boot_counter=self._boot.counter,
+            boot_nonce=self._boot.nonce,
+            keyring=KeyRing(tuple(GossipKey(generation, key) for generation, key in ring)),
+            peers=self._peers,
+            rng=self._rng,
+            clock=wall_ms,
+        )
+        self._gossip.register(self._server)
+        if belongs is not None:
+            self._gossip.set_members({member.node_id: member.public_key for member in belongs.members})
+            for member in belongs.members:
+                if member.node_id != self.identity.node_id:
+                    self._peers.set_addresses(member.node_id, member.addresses)
+                    self._gossip.set_addresses(member.node_id, member.addresses)
+
+    def _hello(self) -> Hello:
+        mesh = self._ledger.state.mesh
+        return Hello(
+            mesh_id=self._mesh_id,
+            node_id=self.identity.node_id,
+            epoch=mesh.epoch if mesh else 1,
+            ledger_index=self._ledger.state.applied,
+            store_id=self._boot.store_id,
+            boot_counter=self._boot.counter,
+            boot_nonce=self._boot.nonce,
+            program_version=VERSION,
+            feature_level=FEATURE_LEVEL,
+            addresses=(self._config.advertise or self._listeners.addresses["mesh"],),
+        )
+
+    def _on_stranger(self) -> None:
+        self._ledger.catch_up()
+
+    async def _start_mesh(self, nursery: trio.Nursery) -> None:
+        await nursery.start(self._peers.run, [_listener(self._listeners.mesh)])
+        await nursery.start(self._gossip.run, self._listeners.gossip)
+
+    # --- agreement ------------------------------------------------------------------------------------------
+
+    def _make_ledger(self) -> None:
+        self._ledger = Ledger(
+            self.identity.node_id,
+            self._mesh_id,
+            self._boot,
+            log=self._log,
+            snapshots=RealDisk(self._home.snapshots),
+            key=self.identity.derive_key("snapshots"),
+            founder=self._founding,
+            peers=self._peers,
+            server=self._server,
+            rng=self._rng,
+            wall_ms=wall_ms,
+        )
+        self._peers.desk = Desk(self._ledger, self.identity, self._keys, self._events.add)
+        self._secrets = SealedSecrets(self._ledger, self._keys)
+        self._in_step = InStep(
+            identity=self.identity,
+            home=self._home,
+            trust=self._trust,
+            peers=self._peers,
+            gossip=self._gossip,
+            ledger=self._ledger,
+            keys=self._keys,
+            events=self._events,
+            pulse=self._pulse,
+            boot=self._boot,
+            stop_with=self._stop_with,
+        )
+        self._duties = DutyLoop(
+            self._ledger,
+            self.identity.node_id,
+            KeyMaker(new_generation, self._secrets.reseal),
+            sights=lambda: sights_of(self._gossip),
+            group=lambda: group_facts(self._ledger),
+            wait=self._wait_for_news,
+            wall_ms=wall_ms,
+            note=self._events.add,
+        )
+
+    async def _start_ledger(self, nursery: trio.Nursery) -> None:
+        await nursery.start(self._ledger.run)
+        if self._founding:
+            entry = founding_entry(
+                self._mesh_id, self._config, self.identity, self._boot, self._listeners.addresses["mesh"], wall_ms()
+            )
+            await self._ledger.create_mesh(entry, deadline=trio.current_time() + SHUTDOWN_S)
+        self._in_step.apply()
+        nursery.start_soon(self._in_step.follow_ledger)
+        nursery.start_soon(self._in_step.follow_gossip)
+        nursery.start_soon(self._register)
+        nursery.start_soon(self._duties.run)
+
+    async def _register(self) -> None:
+        try:
+            await register(
+                self._ledger, self.identity.node_id, self._boot, new_store=self._log.created, pulse=self._pulse
+            )
+        except FreecloudError as error:
+            self._stop_with(error)
+
+    async def _wait_for_news(self, until: float) -> None:
+        with trio.move_on_at(until):
+            await self._pulse.wait_after(self._pulse.count)
+
+    # --- apps and their ingress -----------------------------------------------------------------------------
+
+    async def _make_apps(self) -> None:
+        config, home = self._config, self._home
+        self._probed: Probed = await probe_ladder(home.apps, seed=self.identity.node_id, unsandboxed=config.unsandboxed)
+        self._bundles = BundleStore(home.bundles, key=self.identity.derive_key("bundles"))
+        self._exchange = BundleExchange(self._bundles, self._peers, self._server)
+        self._runner = self._make_runner()
+        self._ingress = Ingress(
+            IngressConfig(),
+            MeshUpstreams(self.identity.node_id, self._peers, self._runner.local_port),
+            self._rng,
+        )
+        self._routes = RouteFollower(
+            self.identity.node_id, self._ledger, self._gossip, self._runner.reports, self._ingress.set_routes
+        )
+        self._scheduler = Scheduler(
+            self.identity.node_id, ledger=self._ledger, gossip=self._gossip, bundles=self._exchange, wall_ms=wall_ms
+        )
+        self._leader = SchedulerLeader(self._scheduler, ledger=self._ledger, gossip=self._gossip, wall_ms=wall_ms)
+        self._own = OwnRecord(
+            config,
+            self.identity.node_id,
+            self._boot.counter,
+            self._listeners.addresses,
+            self._probed.rung,
+            gossip=self._gossip,
+            ledger=self._ledger,
+            bundles=self._bundles,
+            reports=self._runner.reports,
+        )
+
+    def _make_runner(self) -> Runner:
+        member = self._ledger.state.members.get(self.identity.node_id)
+        name = member.name if member else self._belongs.name if self._belongs else self._config.name
+        sandbox = self._probed.sandbox
+        return Runner(
+            RunnerConfig(self.identity.node_id, name, self._config.zone),
+            ledger=self._ledger,
+            bundles=self._exchange,
+            runtime=ProcessRuntime(sandbox),
+            sandbox=sandbox,
+            folders=folders_under(self._home.root),
+            server=self._server,
+            open_secrets=self._secrets.open,
+            on_change=self._apps_changed,
+            rng=self._rng,
+        )
+
+    def _apps_changed(self) -> None:
+        self._own.changed()
+        self._routes.wake()
+        self._pulse.beat()
+
+    async def _start_apps(self, nursery: trio.Nursery) -> None:
+        await self._bundles.open_store()
+        await nursery.start(self._runner.run)
+        await nursery.start(self._ingress.run, [_listener(self._listeners.ingress)])
+        await nursery.start(self._routes.run)
+        nursery.start_soon(self._own.run)
+        nursery.start_soon(self._leader.run)
+
+    # --- the API --------------------------------------------------------------------------------------------
+
+    def _make_api(self) -> None:
+        self._api = Api(
+            Services(
+                config=self._config,
+                home=self._home,
+                identity=self.identity,
+                addresses=self._listeners.addresses,
+                peers=self._peers,
+                gossip=self._gossip,
+                ledger=self._ledger,
+                keys=self._keys,
+                bundles=self._bundles,
+                scheduler=self._scheduler,
+                runner=self._runner,
+                ingress=self._ingress,
+                events=self._events,
+                pulse=self._pulse,
+                started_at=trio.current_time(),
+                sandbox=self._probed.rung,
+                stop=self._stop.set,
+            )
+        )
+
+    async def _start_api(self, nursery: trio.Nursery) -> None:
+        tls = api_tls(self.identity, self._listeners.addresses["http"])
+        http = [_listener(self._listeners.http)]
+        await nursery.start(lambda task_status: serve_asgi(self._api, http, tls=tls, task_status=task_status))
+        await nursery.start(serve_asgi, self._api, [_listener(self._listeners.unix)])
+
+    # --- beginning and end ----------------------------------------------------------------------------------
+
+    def _tell_ready(self) -> None:
+        """The one line that `freecloud up --detach` waits for; in the foreground, the addresses for a person."""
+        addresses = self._listeners.addresses
+        notices = [*self._listeners.notices]
+        if self._probed.sandbox is None:
+            notices.append("no sandbox works here, so this node takes no apps (install bubblewrap, or --unsandboxed)")
+        if self._config.ready_descriptor is not None:
+            document = {"addresses": addresses, "id": self.identity.node_id, "notices": notices}
+            os.write(self._config.ready_descriptor, json.dumps(document).encode() + b"\n")
+            os.close(self._config.ready_descriptor)
+        else:
+            for notice in notices:
+                _say(notice)
+            for name, address in addresses.items():
+                _say(f"{name.ljust(8)} {address}")
+            _say("ready")
+
+    def _stop_with(self, error: FreecloudError) -> None:
+        """End this start, and let the process tell why."""
+        self._failure = self._failure or error
+        self._stop.set()
+
+    async def _watch_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                self._leaving_for_good = False
+                self._stop.set()
+
+    async def _say_goodbye(self) -> None:
+        """Tell the mesh: after `down` it is for good, after a signal for as long as the shims wait."""
+        deadline = trio.current_time() + SHUTDOWN_S
+        with trio.move_on_at(deadline):
+            if self._leaving_for_good:
+                await self._runner.stop_all(deadline=deadline)
+                await self._gossip.leave(deadline)
+            else:
+                self._gossip.announce_away(wall_ms() + RESTART_MS)
+                await self._hand_over()
+            await self._ingress.drain(min(deadline, trio.current_time() + DRAIN_S))
+
+    async def _hand_over(self) -> None:
+        if self._ledger.is_leader and len(self._ledger.quorum().voters) > 1:
+            try:
+                await self._ledger.transfer_leadership(deadline=trio.current_time() + HAND_OVER_S)
+            except FreecloudError as error:
+                self._events.add("leader.not-handed-over", str(error))
+
+
+def _identity(home: Home) -> Identity:
+    try:
+        return load_identity(home.identity)
+    except MissingError:
+        return create_identity(home.identity)
+
+
+def _listener(bound: socket.socket) -> trio.SocketListener:
+    return trio.SocketListener(trio.socket.from_stdlib_socket(bound))
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

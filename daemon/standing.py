@@ -1,0 +1,95 @@
+"""Whether this very start of this node still counts: registering it, and noticing that another copy took its place.
+
+The ledger knows one memory and one start of each node (rule T3). Three things may go wrong, and each is told in words:
+the home is an old copy, the disk lost its log, or another copy of this home runs.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import trio
+from consensus.ledger import Ledger
+
+from consensus.ledger_entries import ChangeMember, RegisterBoot
+from consensus.records import BootMark, Member, MemberStatus
+from daemon.home import Home
+from daemon.pulse import Pulse
+from daemon.version import FEATURE_LEVEL
+from mesh.errors import FencedError, RefusedError, UnavailableError
+from mesh.names import NodeId
+
+PROPOSE_S = 10.0
+RETRY_AFTER_S = 2.0
+
+
+class Aside(Enum):
+    """What of a home is moved to lost+found when its memory does not count any more; the identity stays."""
+
+    LOG = "log"
+    SNAPSHOTS = "snapshots"
+    BOOT = "boot"
+
+
+class StartOver(Exception):
+    """This home's memory is old: it was moved aside, and the node is to start again as a learner."""
+
+
+def displaced(member: Member | None, boot: BootMark) -> FencedError | None:
+    """Why this start has to end, if the ledger has seen a later one or has removed the node."""
+    if member is None:
+        return None
+    if member.status is MemberStatus.REMOVED:
+        return FencedError(
+            "this node was removed from the mesh", hint="join again from another home", code="fenced.removed"
+        )
+    known = member.boot
+    if known.store_id == boot.store_id and known.counter < boot.counter:
+        return None  # ours is not registered yet
+    if known == boot or (known.store_id != boot.store_id and not member.relearn):
+        return None
+    return FencedError(
+        f"another copy of {member.name} is running",
+        why="it started later than this one, from a copy of this home",
+        hint="one home, one machine: remove the copy, or give it an identity of its own by joining anew",
+        code="fenced.clone",
+    )
+
+
+async def register(ledger: Ledger, node_id: NodeId, boot: BootMark, *, new_store: bool, pulse: Pulse) -> None:
+    """Tell the ledger about this start, as soon as there is a quorum to tell.
+
+    Raises:
+        StartOver: The home is an old copy; its memory has to be moved aside.
+        FencedError: Another copy of this home runs, or the node was removed.
+    """
+    while True:
+        seen = pulse.count
+        try:
+            entry = RegisterBoot(node_id, boot, new_store)
+            await ledger.propose(entry, deadline=trio.current_time() + PROPOSE_S)
+            break
+        except UnavailableError:
+            # No quorum now. Whatever changes may have brought one; the time limit is for what changes nothing here.
+            with trio.move_on_after(RETRY_AFTER_S):
+                await pulse.wait_after(seen)
+        except RefusedError as error:
+            if error.stable_code in ("fenced.old", "fenced.store"):
+                raise StartOver from error
+            raise FencedError(error.what, why=error.why, hint=error.hint, code=error.stable_code) from error
+    member = ledger.state.members.get(node_id)
+    if member is not None and member.feature_level != FEATURE_LEVEL:
+        change = ChangeMember(node_id, None, None, None, None, None, None, None, FEATURE_LEVEL)
+        await ledger.propose(change, deadline=trio.current_time() + PROPOSE_S)
+
+
+def move_aside(home: Home, stamp: str) -> str:
+    """Move the memory to lost+found/STAMP; nothing is ever deleted there. Returns the folder."""
+    folder = home.lost_and_found / stamp
+    folder.mkdir(mode=0o700, parents=True)
+    for part in Aside:
+        path = home.root / part.value
+        if path.exists():
+            path.rename(folder / part.value)
+    home.prepare()
+    return str(folder)

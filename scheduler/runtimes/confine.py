@@ -11,6 +11,7 @@ uid, its limits, its environment). One file without neighbours, because it is mo
     rlimits       {"nproc": 512, "nofile": 1024, …}
     oom_score     who goes first when memory runs out: never the daemon
     uid, gid      whom to become, without supplementary groups
+    drop_capabilities   all of them, also those that root would get back with exec
     landlock      {"read": [paths], "write": [paths]}: nothing else of the file system, no signals to outsiders
     seccomp       "base", or "no-unix": also no unix sockets, where the daemon's own could be reached by its path
     close_from    the lowest descriptor to close (3): nothing of the daemon's stays open in an app
@@ -30,6 +31,8 @@ import sys
 from typing import Any
 
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 22, 36, 38
+PR_CAPBSET_DROP = 24
+CAPABILITY_VERSION_3 = 0x20080522
 SECCOMP_MODE_FILTER = 2
 CLOSE_RANGE, LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 436, 444, 445, 446
 
@@ -104,6 +107,8 @@ def main() -> None:
         become(options["uid"], options["gid"])
     if "cwd" in options:
         go_to(options["cwd"])  # as whom we have become: a folder that the app itself cannot reach is of no use to it
+    if options.get("drop_capabilities"):
+        drop_capabilities()
     if options.get("death_signal"):
         die_with_parent(options["death_signal"])
     if "landlock" in options or "seccomp" in options:
@@ -156,6 +161,15 @@ def become(uid: int, gid: int) -> None:
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+
+
+def drop_capabilities() -> None:
+    """Root without capabilities is still the owner of root's files, but may no longer do what only root may."""
+    for capability in range(64):
+        _libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # needs one itself; without it, no_new_privs has to do
+    header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
+    check(_libc.capset(header, bytes(24)), "capabilities")
+    check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
 
 
 def go_to(folder: str) -> None:

@@ -20,6 +20,7 @@ import trio
 
 from mesh.errors import FailedError, ProtocolError, UnavailableError
 from scheduler.runtimes import confine, procfs, shim
+from scheduler.runtimes.cgroups import NO_CONTROL_GROUPS, ControlGroups
 from scheduler.runtimes.logs import LOG_BURST_BYTES, LOG_BYTES_PER_S, LOG_FILE_BYTES_MAX, LOG_FILES, LOG_LINE_BYTES_MAX
 from scheduler.runtimes.runtime import Launch, RunExit, RunFacts
 from scheduler.runtimes.sandbox import Sandbox
@@ -43,11 +44,15 @@ class ProcessRuntime:
 
     Args:
         sandbox: The rung of the ladder that this machine has, probed at start.
+        groups: The control groups that this daemon may make.
         python: The interpreter for the shims; the daemon's own.
     """
 
-    def __init__(self, sandbox: Sandbox, *, python: str = sys.executable) -> None:
+    def __init__(
+        self, sandbox: Sandbox, *, groups: ControlGroups = NO_CONTROL_GROUPS, python: str = sys.executable
+    ) -> None:
         self._sandbox = sandbox
+        self._groups = groups
         self._python = os.path.realpath(python)
 
     async def start(self, launch: Launch, *, deadline: float) -> ProcessRun:
@@ -59,8 +64,7 @@ class ProcessRuntime:
             raise
 
     async def _start(self, launch: Launch, deadline: float) -> ProcessRun:
-        await trio.to_thread.run_sync(_clear, launch)
-        spec = self._spec(launch)
+        spec = await trio.to_thread.run_sync(self._prepare, launch)
         stages = [self._python, "-I", "-S", confine.__file__, json.dumps({"daemonise": True, "umask": 0o077})]
         command = [*stages, self._python, "-I", "-S", shim.__file__, str(launch.run_folder)]
         try:
@@ -98,17 +102,28 @@ class ProcessRuntime:
         if facts is not None:
             await sweep(run_folder, facts.run_id)
 
-    def _spec(self, launch: Launch) -> dict[str, Any]:
+    def _prepare(self, launch: Launch) -> dict[str, Any]:
+        """Ready the run's folder and its log's, and what the shim has to be told.
+
+        What an earlier run left there was seen to be dead by whoever starts the next.
+        """
+        launch.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in (SOCKET_NAME, RECORD_NAME):
+            (launch.run_folder / name).unlink(missing_ok=True)
+        groups = self._groups.prepare(launch.replica_id, launch.limits)
+        return self._spec(launch, groups)
+
+    def _spec(self, launch: Launch, groups: tuple[str, ...]) -> dict[str, Any]:
         return {
             "run": launch.run_id,
-            "argv": self._sandbox.wrap(launch),
+            "argv": self._sandbox.wrap(launch, groups),
             "path": os.environ.get("PATH", os.defpath),
             "env": {**launch.environment, "FREECLOUD_RUN": launch.run_id},
             "exclusive": launch.exclusive,
             "renewal_limit_s": launch.renewal_limit_s,
             "entitled": launch.entitled,
             "secrets_folder": str(launch.secrets_folder or ""),
-            "cgroups": [],
+            "cgroups": groups,
             "log": str(launch.log),
             "log_file_bytes_max": LOG_FILE_BYTES_MAX,
             "log_files": LOG_FILES,
@@ -155,13 +170,6 @@ class ProcessRun:
         with trio.move_on_after(grace_s + STOP_SPARE_S):
             return await self.wait_exit()
         return await sweep(self._folder, self._facts.run_id)
-
-
-def _clear(launch: Launch) -> None:
-    """Ready the run's folder and its log's; what an earlier run left there was seen to be dead by whoever starts."""
-    launch.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name in (SOCKET_NAME, RECORD_NAME):
-        (launch.run_folder / name).unlink(missing_ok=True)
 
 
 async def sweep(folder: Path, run_id: str) -> RunExit:

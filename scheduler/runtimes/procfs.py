@@ -19,12 +19,12 @@ def boottime() -> float:
 
 def boot_id() -> str:
     """This boot of this machine; empty where the kernel doesn't tell."""
-    return _read("/proc/sys/kernel/random/boot_id").decode().strip()
+    return read_file("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
 def start_time_of(pid: int) -> int:
     """Field 22 of /proc/PID/stat: clock ticks after boot at which it started; 0 when there is no such process."""
-    after_name = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    after_name = read_file(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     if len(after_name) < 20 or after_name[0] == b"Z":
         return 0
     return int(after_name[19])
@@ -37,21 +37,21 @@ def is_running(pid: int, start_time: int) -> bool:
 
 def numbers_in(path: str) -> list[int]:
     """The process ids in a file such as `cgroup.procs` or `children`; none when there is no such file."""
-    return [int(word) for word in _read(path).split() if word.isdigit()]
+    return [int(word) for word in read_file(path).split() if word.isdigit()]
 
 
 def processes_with(variable: str) -> list[int]:
     """Processes that were started with exactly this `NAME=value` in their environment, as far as we may look."""
     wanted = variable.encode()
     names = [name for name in os.listdir("/proc") if name.isdigit()]
-    return [int(name) for name in names if wanted in _read(f"/proc/{name}/environ").split(b"\0")]
+    return [int(name) for name in names if wanted in read_file(f"/proc/{name}/environ").split(b"\0")]
 
 
 def processes_with_arguments(*arguments: str) -> list[int]:
     """Processes whose command line ends in exactly these arguments."""
     wanted = b"".join(argument.encode() + b"\0" for argument in arguments)
     names = [name for name in os.listdir("/proc") if name.isdigit()]
-    return [int(name) for name in names if _read(f"/proc/{name}/cmdline").endswith(wanted)]
+    return [int(name) for name in names if read_file(f"/proc/{name}/cmdline").endswith(wanted)]
 
 
 def threads_of_user(uid: int) -> int:
@@ -82,7 +82,8 @@ def kill_group(group: int, number: int) -> None:
         return
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """The bytes of a small file, or nothing when it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read()

@@ -95,12 +95,18 @@ class Sandbox:
         """Whether /tmp is the app's own; elsewhere the replica needs a folder for it."""
         return self.rung is Rung.BUBBLEWRAP
 
-    def wrap(self, launch: Launch) -> list[str]:
-        """The command line that ends in the launch's command, confined."""
+    def wrap(self, launch: Launch, groups: tuple[str, ...] = ()) -> list[str]:
+        """The command line that ends in the launch's command, confined.
+
+        Args:
+            launch: What to run.
+            groups: Folders of control groups to enter before anything else.
+        """
         inner = self._inner_options(launch)
         match self.rung:
             case Rung.BUBBLEWRAP:
-                outer = {"death_signal": 9, "oom_score": OOM_SCORE, "umask": 0o022, "close_from": ENV_FD + 1}
+                outer: dict[str, Any] = {"death_signal": 9, "oom_score": OOM_SCORE, "umask": 0o022}
+                outer |= {"close_from": ENV_FD + 1, "cgroups": groups}
                 python = str(self.interpreter.path)
                 return [
                     *_confine(self.shim_python, confine.__file__, outer),
@@ -115,8 +121,8 @@ class Sandbox:
                 }
                 inner["seccomp"] = "no-unix"
             case Rung.NONE:
-                del inner["seccomp"]
-        inner |= {"death_signal": 9, "oom_score": OOM_SCORE}
+                del inner["seccomp"], inner["drop_capabilities"]
+        inner |= {"death_signal": 9, "oom_score": OOM_SCORE, "cgroups": groups}
         return [*_confine(self.shim_python, confine.__file__, inner), *launch.command]
 
     def _inner_options(self, launch: Launch) -> dict[str, Any]:
@@ -129,6 +135,7 @@ class Sandbox:
                 "core": 0,
                 "fsize": launch.limits.disk_bytes,
             },
+            "drop_capabilities": True,
             "seccomp": "base",
             "env_fd": ENV_FD,
         }

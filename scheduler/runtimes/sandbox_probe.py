@@ -22,6 +22,7 @@ import trio
 
 from mesh.errors import FailedError
 from scheduler.runtimes import confine
+from scheduler.runtimes.cgroups import ControlGroups
 from scheduler.runtimes.logs import read_tail
 from scheduler.runtimes.process import ProcessRuntime
 from scheduler.runtimes.procfs import boottime
@@ -62,18 +63,21 @@ class Probed:
         return (self.sandbox.rung if self.sandbox is not None else Rung.NONE).value
 
 
-async def probe_ladder(folder: Path, *, seed: str, unsandboxed: bool = False) -> Probed:
+async def probe_ladder(
+    folder: Path, *, seed: str, groups: ControlGroups, unsandboxed: bool = False
+) -> Probed:
     """Try the rungs from the best down.
 
     Args:
         folder: Where replicas will live; the probes use a folder of their own in it.
         seed: The node's id: with it, uids differ between nodes of one machine.
+        groups: The control groups that this node may make.
         unsandboxed: The owner accepts that nothing protects this machine from its apps; used only if no rung holds.
     """
     await trio.to_thread.run_sync(lambda: folder.mkdir(mode=0o700, parents=True, exist_ok=True))
     reasons: list[tuple[Rung, str]] = []
     for rung in LADDER:
-        sandbox, why = await probe_rung(rung, folder, seed=seed)
+        sandbox, why = await probe_rung(rung, folder, seed=seed, groups=groups)
         if sandbox is not None:
             return Probed(sandbox, tuple(reasons))
         reasons.append((rung, why))
@@ -82,16 +86,18 @@ async def probe_ladder(folder: Path, *, seed: str, unsandboxed: bool = False) ->
     return Probed(sandbox_without_rung(seed, interpreters()[0], _shim_python()), tuple(reasons))
 
 
-async def probe_rung(rung: Rung, folder: Path, *, seed: str) -> tuple[Sandbox | None, str]:
+async def probe_rung(
+    rung: Rung, folder: Path, *, seed: str, groups: ControlGroups
+) -> tuple[Sandbox | None, str]:
     """The rung with the first interpreter that works on it, or None and what was wrong."""
-    missing = _missing(rung)
+    missing = _missing(rung, groups)
     if missing is not None:
         return None, missing
     why = "no Python for apps was found"
     for interpreter in interpreters():
         sandbox = await trio.to_thread.run_sync(_sandbox, rung, seed, interpreter)
         closed = _open_the_way(folder) if rung is Rung.UID else []
-        why_not = await _try(sandbox, folder)
+        why_not = await _try(sandbox, folder, groups)
         if why_not is None:
             return sandbox, ""
         why = why_not
@@ -111,12 +117,14 @@ def interpreters() -> tuple[Interpreter, ...]:
     return tuple(found.values())
 
 
-def _missing(rung: Rung) -> str | None:
+def _missing(rung: Rung, groups: ControlGroups) -> str | None:
     """What can be seen to be lacking without running anything."""
     if rung is Rung.BUBBLEWRAP and shutil.which("bwrap") is None:
         return "bubblewrap is not installed"
     if rung is Rung.UID and os.getuid() != 0:
         return "only root can give each app a uid of its own"
+    if rung is Rung.LANDLOCK and os.getuid() == 0 and not groups.controls("pids"):
+        return "root's processes can only be counted by control groups, and this daemon may not make any"
     if rung is Rung.LANDLOCK and os.uname().machine not in confine.MACHINES:
         return f"no system call filter for {os.uname().machine}"
     return None
@@ -151,9 +159,9 @@ def _shim_python() -> str:
     return os.path.realpath(sys.executable)
 
 
-async def _try(sandbox: Sandbox, folder: Path) -> str | None:
+async def _try(sandbox: Sandbox, folder: Path, groups: ControlGroups) -> str | None:
     """Run the script on this rung; None when it holds, else what went wrong."""
-    runtime = ProcessRuntime(sandbox)
+    runtime = ProcessRuntime(sandbox, groups=groups)
     with _probe_folder(folder, sandbox) as (place, launch):
         try:
             run = await runtime.start(launch, deadline=trio.current_time() + PROBE_S_MAX)

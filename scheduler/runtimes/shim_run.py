@@ -5,14 +5,21 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
-import _socket
 import fcntl
 import os
 import select
-import sys
 import time
 
-from scheduler.runtimes.procfs import boot_id, boottime, kill, kill_group, numbers_in, start_time_of
+from scheduler.runtimes.procfs import (
+    boot_id,
+    boottime,
+    kill,
+    kill_group,
+    numbers_in,
+    read_file,
+    start_time_of,
+)
+from scheduler.runtimes.shim_control import Client, ControlSocket
 from scheduler.runtimes.shim_log import Flow, RotatedLog
 from scheduler.runtimes.shim_wire import PROTOCOL_VERSION, decode, encode, refusal
 
@@ -21,25 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-REQUEST_BYTES_MAX = 4096
-CLIENTS_MAX = 8
-CLIENT_SILENT_S_MAX = 5.0
 INFO_BYTES_MAX = 4096
 READ_BYTES = 64 * 1024
 REAP_S_MAX = 5.0
 """How long the dead are waited for after SIGKILL: a process in an uninterruptible wait must not keep the shim."""
 
 SIGTERM, SIGKILL = 15, 9
-
-
-class Client:
-    """One connection to the control socket."""
-
-    def __init__(self, sock: _socket.socket) -> None:
-        self.sock = sock
-        self.received = b""
-        self.watching = False
-        self.silent_since = time.monotonic()
 
 
 class Shim:
@@ -63,7 +57,6 @@ class Shim:
         self.flow = Flow(int(spec["log_bytes_per_s"]), int(spec["log_burst_bytes"]), refill_bytes=READ_BYTES)
         self.poll = select.poll()
         self.handlers: dict[int, Callable[[], object]] = {}
-        self.clients: dict[int, Client] = {}
         self.output: dict[int, str] = {}
         self.output_paused = False
         self.pid = 0
@@ -80,13 +73,11 @@ class Shim:
     # --- starting ------------------------------------------------------------------------------------------------
 
     def listen(self) -> None:
-        """Take the control socket; by a relative path, because an absolute one may be too long for a socket (108)."""
+        """Take the control socket, in the run's folder."""
         os.chdir(self.folder)
-        self.listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-        self.listener.bind("control.sock")
-        self.listener.listen(CLIENTS_MAX)
-        self.listener.setblocking(False)
-        self._watch(self.listener.fileno(), self.accept)
+        self.control = ControlSocket(
+            "control.sock", watch=self._watch, unwatch=self._unwatch, serve=self.serve
+        )
 
     def catch_signals(self) -> None:
         """A child's end and SIGTERM become a readable descriptor; a hang-up is nothing to a shim."""
@@ -181,9 +172,7 @@ class Shim:
             self.output_paused = False
             for fd in self.output:
                 self.poll.register(fd, select.POLLIN)
-        for client in list(self.clients.values()):
-            if not client.watching and now - client.silent_since > CLIENT_SILENT_S_MAX:
-                self.drop(client)
+        self.control.drop_silent()
 
     def end(self, reason: str, grace_s: float) -> None:
         """Ask the app to end; SIGKILL follows after `grace_s`. A second call can only bring the end nearer."""
@@ -191,7 +180,8 @@ class Shim:
         if not self.kill_at:
             self.end_reason = reason
             self.log.note(f"ending: {reason}")
-            kill_group(self.group, SIGTERM)
+            if grace_s > 0:
+                kill_group(self.group, SIGTERM)
         self.kill_at = min(self.kill_at or kill_at, kill_at)
 
     def reap(self) -> None:
@@ -208,6 +198,8 @@ class Shim:
                 self.kill_all()
                 status = os.waitpid(self.pid, 0)[1]
                 self.reap_leftovers()
+                if os.WIFSIGNALED(status) and os.WTERMSIG(status) == SIGKILL and self.ran_out_of_memory():
+                    self.end_reason = "out of memory"
                 self.exit = {
                     "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
                     "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
@@ -229,6 +221,15 @@ class Shim:
         me = os.getpid()
         for pid in numbers_in(f"/proc/{me}/task/{me}/children"):
             kill(pid, SIGKILL)
+
+    def ran_out_of_memory(self) -> bool:
+        """Whether the kernel killed something in our control group for want of memory."""
+        for path in self.cgroups:
+            for name in ("memory.events", "memory.oom_control"):
+                words = read_file(f"{path}/{name}").split()
+                if b"oom_kill" in words[:-1] and words[words.index(b"oom_kill") + 1] != b"0":
+                    return True
+        return False
 
     def reap_leftovers(self) -> None:
         """After the app: kill and collect what it left, each generation falling to us in turn."""
@@ -259,12 +260,7 @@ class Shim:
         _remove_folder(self.secrets_folder)
         for path in self.cgroups:
             _remove_folder(path)
-        self.listener.close()
-        os.unlink("control.sock")
-        for client in list(self.clients.values()):
-            if client.watching:
-                self.answer(client, self.status())
-            self.drop(client)
+        self.control.close(self.status())
 
     # --- output and information ----------------------------------------------------------------------------------
 
@@ -303,43 +299,6 @@ class Shim:
             self.write_status()
 
     # --- control -------------------------------------------------------------------------------------------------
-
-    def accept(self) -> None:
-        try:
-            fd, _ = self.listener._accept()  # type: ignore[attr-defined]
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=fd)
-        sock.setblocking(False)
-        uid = int.from_bytes(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)[4:8], sys.byteorder)
-        if uid not in (0, os.getuid()) or len(self.clients) >= CLIENTS_MAX:
-            sock.close()
-            return
-        client = Client(sock)
-        self.clients[fd] = client
-        self._watch(fd, lambda: self.read_request(client))
-
-    def read_request(self, client: Client) -> None:
-        try:
-            chunk = client.sock.recv(REQUEST_BYTES_MAX)
-        except BlockingIOError:
-            return
-        except OSError:
-            chunk = b""
-        client.received += chunk
-        client.silent_since = time.monotonic()
-        if not chunk or len(client.received) > REQUEST_BYTES_MAX:
-            self.drop(client)
-            return
-        while b"\n" in client.received:
-            line, _, client.received = client.received.partition(b"\n")
-            try:
-                request = decode(line.decode())
-            except ValueError as error:
-                self.answer(client, refusal("request", str(error)))
-                self.drop(client)
-                return
-            self.answer(client, self.serve(client, request))
 
     def serve(self, client: Client, request: dict[str, Any]) -> dict[str, Any]:
         """Do one request; the answer holds the run's status, or says why not."""
@@ -380,18 +339,6 @@ class Shim:
             "ending": bool(self.kill_at),
             "exit": self.exit,
         }
-
-    def answer(self, client: Client, answer: dict[str, Any]) -> None:
-        try:
-            client.sock.send(encode(answer).encode() + b"\n")
-        except OSError:
-            self.drop(client)
-
-    def drop(self, client: Client) -> None:
-        fd = client.sock.fileno()
-        if self.clients.pop(fd, None) is not None:
-            self._unwatch(fd)
-            client.sock.close()
 
     def write_status(self) -> None:
         """The record that a daemon finds when this process is gone: whole, or the one before."""

@@ -1,0 +1,1 @@
+"""The runtimes and the runner, with real processes."""

@@ -35,7 +35,7 @@ from mesh.names import NodeId
 OUT_AFTER_S = 3.0
 OUT_AFTER_S_MAX = 96.0
 FLAP_MEMORY_S = 300.0
-REAP_AFTER_MS = 10 * 60 * 1000
+REAP_AFTER_S = 600.0
 KEY_KEPT_MS = 24 * 3600 * 1000
 LOOK_EVERY_S = 30.0
 """Nothing signals that a key or a never-seen member has become old enough; both are measured in minutes or hours."""
@@ -98,6 +98,7 @@ class Duties:
         self._me = me
         self._keys = keys
         self._downs: dict[NodeId, list[float]] = {}
+        self._unseen: dict[NodeId, float] = {}
 
     def plan(
         self, now: float, now_ms: int, state: LedgerState, sights: Mapping[NodeId, Seen], group: GroupFacts
@@ -118,7 +119,7 @@ class Duties:
         entries: list[Entry] = []
         entries += self._first_sights(members, seen)
         entries += self._outs(now, state, members, seen, again)
-        entries += self._reap(now_ms, members)
+        entries += self._reap(now, members, seen)
         entries += self._key_entries(now_ms, state, members)
         entries += self._relearned(members, seen, group)
         level = min((member.feature_level for member in members.values()), default=0)
@@ -174,10 +175,16 @@ class Duties:
                 # Away is not out: who announced it comes back, and gossip calls it down once it is overdue (rule G4).
                 yield MarkOut(node, "it left")
 
-    @staticmethod
-    def _reap(now_ms: int, members: Mapping[NodeId, Member]) -> Iterable[Entry]:
-        for node, member in sorted(members.items()):
-            if not member.seen_alive and now_ms - member.joined_ms >= REAP_AFTER_MS:
+    def _reap(self, now: float, members: Mapping[NodeId, Member], seen: Mapping[NodeId, Seen]) -> Iterable[Entry]:
+        """Ten minutes on this clock, in this leadership: a stepped wall clock must not remove a fresh joiner."""
+        unseen = {
+            node
+            for node, member in members.items()
+            if not member.seen_alive and seen[node].sight not in (Sight.ALIVE, Sight.SUSPECT)
+        }
+        self._unseen = {node: self._unseen.get(node, now) for node in unseen}
+        for node in sorted(unseen):
+            if now - self._unseen[node] >= REAP_AFTER_S:
                 yield RemoveMember(node, "never seen alive since it joined")
 
     def _key_entries(self, now_ms: int, state: LedgerState, members: Mapping[NodeId, Member]) -> Iterable[Entry]:

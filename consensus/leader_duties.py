@@ -37,6 +37,9 @@ OUT_AFTER_S_MAX = 96.0
 FLAP_MEMORY_S = 300.0
 REAP_AFTER_S = 600.0
 KEY_KEPT_MS = 24 * 3600 * 1000
+LEARNER_LOOK_S = 0.25
+"""Nothing signals that a learner has caught up: its acknowledgements are Raft's own affair."""
+
 LOOK_EVERY_S = 30.0
 """Nothing signals that a key or a never-seen member has become old enough; both are measured in minutes or hours."""
 
@@ -233,4 +236,6 @@ class Duties:
             candidates[node] = Candidate(member, alive, down_for, node in group.caught_up)
             if node in group.voters and 0.0 < down_for < VOTER_REPLACED_AFTER_S:
                 again.append(one.since + VOTER_REPLACED_AFTER_S)
+        if group.learners - group.caught_up:
+            again.append(now + LEARNER_LOOK_S)
         return next_step(self._me, candidates, group.voters, group.learners)

@@ -12,6 +12,7 @@ import random
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 
 import trio
 from consensus.ledger import Ledger
@@ -47,7 +48,7 @@ from daemon.tls import api_tls
 from daemon.version import FEATURE_LEVEL, VERSION
 from gossip.seal import GossipKey, KeyRing
 from gossip.service import Gossip, GossipConfig
-from mesh.errors import FreecloudError, MissingError
+from mesh.errors import FencedError, FreecloudError, MissingError
 from mesh.hello import Hello
 from mesh.http.asgi import serve_asgi
 from mesh.identity import Identity, create_identity, load_identity
@@ -82,13 +83,36 @@ async def run_node(config: Config) -> None:
     lock = HomeLock.take(home)
     try:
         try:
-            await Node(config, home, open_listeners(config, home)).run()
-        except* StartOver:
+            await _live(config, home)
+        except StartOver:
             moved = move_aside(home, f"{wall_ms()}")
             _say(f"this home's memory was old: it was moved to {moved}, and is learnt anew")
-            await Node(config, home, open_listeners(config, home)).run()
+            await _live(config, home)
     finally:
         lock.release()
+
+
+async def _live(config: Config, home: Home) -> None:
+    """One start. What ended it comes out of its nurseries as one error."""
+    try:
+        await Node(config, home, open_listeners(config, home)).run()
+    except BaseExceptionGroup as group:
+        leaves = list(_leaves(group))
+        for leaf in leaves:
+            if isinstance(leaf, StartOver) or (isinstance(leaf, FencedError) and leaf.stable_code == "fenced.diverged"):
+                raise StartOver from group
+        for leaf in leaves:
+            if isinstance(leaf, FreecloudError):
+                raise leaf from group
+        raise
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 class Node:
@@ -212,6 +236,7 @@ class Node:
             server=self._server,
             rng=self._rng,
             wall_ms=wall_ms,
+            contacts=[member.node_id for member in self._belongs.members] if self._belongs else (),
         )
         self._peers.desk = Desk(self._ledger, self.identity, self._keys, self._events.add)
         self._secrets = SealedSecrets(self._ledger, self._keys)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from consensus.ledger import Ledger
+from consensus.raft.membership import CATCH_UP_ENTRIES_MAX
 
 from consensus.leader_duties import GroupFacts, Seen, Sight
 from gossip.service import Gossip
 from mesh.names import NodeId
 
-CAUGHT_UP_ENTRIES = 256
-"""How close behind the leader a learner's log has to be before it may vote; etcd takes 90 %."""
+HEARD_S_MAX = 0.5
+"""A learner that was not heard for longer is not made a voter; the core asks the same (pitfall 12)."""
 
 
 def sights_of(gossip: Gossip) -> Mapping[NodeId, Seen]:
@@ -23,7 +24,7 @@ def group_facts(ledger: Ledger) -> GroupFacts:
     """The ledger's Raft group, as its leader knows it."""
     status = ledger.raft_status()
     configuration = status.configuration
-    caught_up = frozenset(peer.node_id for peer in status.progress if peer.matched + CAUGHT_UP_ENTRIES >= status.commit)
+    caught_up = frozenset(peer.node_id for peer in status.progress if peer.match + CAUGHT_UP_ENTRIES >= status.commit)
     return GroupFacts(
         voters=configuration.voters,
         learners=configuration.learners,

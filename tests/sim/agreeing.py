@@ -11,10 +11,10 @@ import random
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from consensus.boot import mark_of, next_boot
+from consensus.boot import mark_of, next_boot, peer_facts
 from consensus.disk import NoSpace
 from consensus.group import LEDGER_GROUP, Group, founding_write
-from consensus.group_effects import Fenced, GroupConfig, PeerFact, PeerFacts, SaveSnapshot, StateMachine
+from consensus.group_effects import Fenced, GroupConfig, SaveSnapshot
 from consensus.ledger_state import LedgerState
 from consensus.log_records import GroupWrite
 from consensus.log_store import LogOptions, LogStore
@@ -67,18 +67,6 @@ def group_config(options: Options) -> GroupConfig:
     )
 
 
-def peer_facts(machine: StateMachine) -> PeerFacts:
-    """What the ledger says of a node's memory."""
-    assert isinstance(machine, LedgerState)
-    state = machine
-
-    def of(peer: NodeId) -> PeerFact | None:
-        member = state.active_members().get(peer)
-        return None if member is None else PeerFact(member.boot.store_id, not member.relearn)
-
-    return of
-
-
 @lru_cache(maxsize=4096)
 def through_codec(envelope: Envelope) -> Envelope:
     """The message as the other side decodes it."""
@@ -89,7 +77,7 @@ class Agreeing:
     """One life's part in the ledger's group.
 
     Args:
-        changed: Called after the state was applied further.
+        changed: Called when the state was applied further or another one leads.
         founder: Whether this node, on an empty disk, founds the mesh.
     """
 
@@ -129,8 +117,7 @@ class Agreeing:
         self._proposals: dict[int, Settle] = {}
         self._reads: dict[int, Callable[[bool], None]] = {}
         self._pulls_waiting: list[tuple[PullRequest, Callable[[object], None]]] = []
-        self._applied = self.state.applied
-        self._commit = 0
+        self._seen: tuple[int, NodeId | None, bool] = (self.state.applied, None, False)
         rpc.register("ledger.pull", self._serve_pull)
 
     def _open_store(self, founder: bool) -> LogStore:
@@ -169,12 +156,20 @@ class Agreeing:
         self.perform()
 
     def set_sources(self) -> None:
-        """Whom the committed log may be asked of: every member with a machine, or, before any is known, the founder,
-        whom a joiner knows by its token."""
-        members = self.state.active_members() or {node_id(FOUNDER): None}
-        others = [known for known in self._names if known in members]
+        """Tell the group whom the committed log may be asked of."""
+        self.group.set_sources(self.now(), self.sources())
+
+    def sources(self) -> list[NodeId]:
+        """Every member with a machine.
+
+        Before any is known: the founder, whom a joiner knows by its token, or, if the disk was lost, everybody, as the
+        peers dial a node whose address they know.
+        """
         me = node_id(self._host.name)
-        self.group.set_sources(self.now(), [known for known in others if known != me])
+        members = set(self.state.active_members())
+        if not members:
+            members = {node_id(FOUNDER)} if self._host.lives == 1 else set(self._names)
+        return [known for known in self._names if known in members and known != me]
 
     def propose(self, payload: bytes, settle: Settle) -> object | None:
         """Append as the leader; the refusal if this node does not lead."""
@@ -214,7 +209,7 @@ class Agreeing:
             self._compact(output.compact_to)
         if output.pull is not None:
             self._pull(output.pull)
-        self._observe()
+        self._observe(output.applied_to)
         for settled in output.settled:
             settle = self._proposals.pop(settled.token, None)
             if settle is not None:
@@ -224,16 +219,17 @@ class Agreeing:
             if done is not None:
                 done(isinstance(read, ReadReady))
 
-    def _observe(self) -> None:
-        status = self.group.status()
-        if status.commit != self._commit:
-            self._commit = status.commit
+    def _observe(self, applied: int) -> None:
+        seen = (applied, self.group.leader, self.group.is_leader)
+        if seen == self._seen:
+            return
+        if applied != self._seen[0]:
+            status = self.group.status()
             self._oracle.replicas.commit(self.life, status.commit)
-        if self.state.applied != self._applied:
-            self._applied = self.state.applied
-            self._world.note(self._host.name, "apply", term=status.term, index=self._applied)
-            self._answer_pulls()
-            self._changed()
+            self._world.note(self._host.name, "apply", term=status.term, index=applied)
+        self._seen = seen
+        self._answer_pulls()
+        self._changed()
 
     def _note(self, event: object) -> None:
         name = self._host.name

@@ -170,10 +170,10 @@ class Gossiping:
         subject = self._name(note.node_id)
         match note.kind:
             case "suspected":
-                self._order.suspected(now, subject, self._name(note.accuser))
+                self._order.suspected(now, subject, self._name(note.accuser), self._rule())
             case "down" if self._declared_here(note.node_id):
                 confirmers = tuple(self._name(confirmer) for confirmer in note.confirmers)
-                self._order.declared_dead(now, subject, confirmers, self._rule())
+                self._order.declared_dead(now, subject, confirmers)
             case "alive" | "left" | "away" | "down":
                 self._order.cleared(subject)
             case _:
@@ -190,7 +190,9 @@ class Gossiping:
         shortest_s, longest_s = suspicion_bounds(
             members, profile.suspicion_factor, profile.suspicion_stretch, profile.probe_interval_s
         )
-        return SuspicionRule(shortest_s, longest_s, min(CONFIRMATIONS, members - 2))
+        # Whom there is to confirm, as the observer counts them: nobody outside can know better.
+        expected = min(CONFIRMATIONS, self.swim._members.live() - 2)
+        return SuspicionRule(shortest_s, longest_s, expected)
 
     def _name(self, subject: NodeId | None) -> str:
         return "" if subject is None else self._names.get(subject, subject[:6])

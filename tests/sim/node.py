@@ -81,15 +81,23 @@ class Node:
             self.agreeing.wake()
         if self.gossip.swim.next_deadline() <= now:
             self.gossip.wake()
+        if self.proposing.proposer.next_deadline() <= now:
+            self.proposing.wake()
         if now >= self._look_at:
             self._look_at = now + TICK_S
             self.agreeing.set_sources()
             self.agreeing.perform()
+            self.proposing.note_change()
             self._register()
             self.duties.look()
 
     def next_deadline(self) -> float:
-        return min(self.agreeing.group.next_deadline(), self.gossip.swim.next_deadline(), self._look_at)
+        return min(
+            self.agreeing.group.next_deadline(),
+            self.gossip.swim.next_deadline(),
+            self.proposing.proposer.next_deadline(),
+            self._look_at,
+        )
 
     def configurations(self) -> tuple[frozenset[str], ...]:
         configuration = self.agreeing.group.configuration
@@ -150,7 +158,8 @@ class Node:
     # --- what follows the ledger ------------------------------------------------------------------------------
 
     def _changed(self) -> None:
-        """The state was applied further."""
+        """The state was applied further, or another one leads."""
+        self.proposing.note_change()
         members = {known: member.public_key for known, member in self.state.active_members().items()}
         if members != self._members:
             self._members = members

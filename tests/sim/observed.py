@@ -17,6 +17,7 @@ class ObservedState(LedgerState):
         self._oracle = oracle
         self._life = life
         self._started = False
+        self._is_witnessed = oracle.takes(life)  # the first of a life; others only try whether a snapshot is whole
 
     def apply(self, index: int, term: int, payload: bytes) -> bytes:
         self._begin()
@@ -35,6 +36,8 @@ class ObservedState(LedgerState):
 
     def restore(self, payload: bytes) -> None:
         super().restore(payload)
+        if not self._is_witnessed:
+            return
         if self._started:
             self._oracle.replicas.applied(self._life, self.applied, by_snapshot=True)
         else:

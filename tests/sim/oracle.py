@@ -15,6 +15,14 @@ class Oracle:
         self.log = CommittedLog()
         self.replicas = ReplicaState()
         self.results: dict[int, bytes] = {}
+        self._lives: set[str] = set()
+
+    def takes(self, life: str) -> bool:
+        """True for the first state machine that is made in a life."""
+        if life in self._lives:
+            return False
+        self._lives.add(life)
+        return True
 
     def applied(self, life: str, index: int, result: bytes) -> None:
         """A replica applied the next entry."""

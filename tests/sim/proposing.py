@@ -1,133 +1,131 @@
-"""The client half of a simulated node: proposals from here, exactly once, to whoever leads."""
+"""The client half of a simulated node: the real `Proposer`, with the world's calls for a network.
+
+What `consensus/proposals.py` does with trio is done here with the agenda: attempts go to whoever leads, or are taken
+here; a request that is appended waits for what the group says of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import random
+from collections.abc import Callable, Mapping
 
-from consensus.ledger_entries import LEDGER, Done, Entry, OpenSession, Proposal, Refused, Result
-from consensus.raft.outputs import NotLeader, Refusal
+from consensus.group_effects import Mode
+from consensus.ledger_entries import Done, Entry, Refused
+from consensus.proposer import Attempt, Decided, Expired, Proposer, Rejected, Unknown
+from consensus.proposer import Outcome as Ending
+from consensus.proposing import (
+    Answer,
+    NotTaken,
+    ProposeAnswer,
+    ProposeRequest,
+    not_taken,
+    proposal_payload,
+    settled_answer,
+)
+from consensus.raft.outputs import Refusal
 from mesh.names import NodeId
+from tests.sim import client
 from tests.sim.agreeing import Agreeing
-from tests.sim.client import Answer
 from tests.sim.history import Outcome
 from tests.sim.host import Host
 from tests.sim.identities import node_id
 from tests.sim.rpc import Rpc
 from tests.sim.world import World
 
-RETRY_S = 0.1
-ATTEMPT_S = 1.5
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """The leader's answer: the entry at this index gave this result."""
-
-    index: int
-    result: bytes
-
-
-@dataclass(slots=True)
-class _Request:
-    entry: Entry
-    deadline: float
-    done: Callable[[Answer], None]
-    session: bytes = b""
-    sequence: int = 0
-    doubtful: bool = False  # an attempt may have reached the log
+Told = Callable[[client.Answer], None]
 
 
 class Proposing:
-    """One life's sessions and requests."""
+    """One life's requests, and those of others that arrive here."""
 
-    def __init__(self, world: World, host: Host, rpc: Rpc, agreeing: Agreeing, names: dict[NodeId, str]) -> None:
+    def __init__(self, world: World, host: Host, rpc: Rpc, agreeing: Agreeing, names: Mapping[NodeId, str]) -> None:
         self._world, self._host, self._rpc, self._agreeing, self._names = world, host, rpc, agreeing, names
-        self._sessions: list[tuple[bytes, int]] = []
-        self.waiting = 0
+        self._me = node_id(host.name)
+        self.proposer = Proposer(random.Random(f"{world.options.seed}:proposer:{agreeing.life}"))
+        self._tokens = 0
+        self._told: dict[int, Told] = {}
         rpc.register("ledger.propose", self._serve)
 
-    def propose(self, entry: Entry, timeout_s: float, done: Callable[[Answer], None]) -> None:
-        """Have the entry applied once; `done` tells what is known of it."""
-        self.waiting += 1
+    @property
+    def waiting(self) -> int:
+        """Requests without an answer."""
+        return len(self._told)
 
-        def finished(answer: Answer) -> None:
-            self.waiting -= 1
-            done(answer)
+    def propose(self, entry: Entry, timeout_s: float, done: Told) -> None:
+        """Have the entry applied once; `done` tells what is known of it, at the deadline at the latest."""
+        self._tokens += 1
+        self._told[self._tokens] = done
+        now = self._agreeing.now()
+        self.proposer.submit(now, self._tokens, entry, now + timeout_s)
+        self._perform()
 
-        request = _Request(entry, self._agreeing.now() + timeout_s, finished)
-        self._begin(request)
+    def note_change(self) -> None:
+        """The leader, or this node's part in the group, may be another."""
+        now = self._agreeing.now()
+        group = self._agreeing.group
+        self.proposer.set_leader(now, group.leader)
+        self.proposer.set_candidates(now, () if group.mode is Mode.REPLICA else self._agreeing.sources())
+        self._perform()
 
-    def _begin(self, request: _Request) -> None:
-        if self._sessions:
-            request.session, request.sequence = self._sessions.pop()
-            request.sequence += 1
-            self._attempt(request)
-            return
+    def wake(self) -> None:
+        self.proposer.tick(self._agreeing.now())
+        self._perform()
 
-        def opened(response: object | None) -> None:
-            if isinstance(response, Applied):
-                result: Result = LEDGER.decode(response.result)
-                if isinstance(result, Done):
-                    request.session, request.sequence = bytes.fromhex(result.detail), 1
-                    self._attempt(request)
-                    return
-            self._again(request, self._begin)
+    def _perform(self) -> None:
+        output = self.proposer.take_output()
+        for finished in output.finished:
+            told = self._told.pop(finished.token, None)
+            if told is not None:
+                told(answer_of(finished.outcome))
+        for attempt in output.attempts:
+            self._try(attempt)
 
-        self._send(Proposal(node_id(self._host.name), b"", 0, 0, OpenSession()), opened)
-
-    def _attempt(self, request: _Request) -> None:
+    def _try(self, attempt: Attempt) -> None:
         def answered(response: object | None) -> None:
-            if isinstance(response, Applied):
-                self._applied(request, response)
-                return
-            if not isinstance(response, Refusal):
-                request.doubtful = True
-            self._again(request, self._attempt)
-
-        proposal = Proposal(node_id(self._host.name), request.session, request.sequence, 0, request.entry)
-        self._send(proposal, answered)
-
-    def _applied(self, request: _Request, applied: Applied) -> None:
-        result: Result = LEDGER.decode(applied.result)
-        if isinstance(result, Refused) and result.code.startswith("session."):
-            if request.doubtful:
-                request.done(Answer(Outcome.UNKNOWN, 0, result.code))
+            now = self._agreeing.now()
+            if isinstance(response, ProposeAnswer):
+                self.proposer.answered(now, attempt.number, response.answer)
             else:
-                self._begin(request)
+                self.proposer.failed(now, attempt.number, arrived=True, reason="no answer came")
+            self._perform()
+
+        if attempt.to == self._me:
+            # Not within the call that made the attempt: the machine is in the middle of its own thoughts.
+            self._world.later(self._host, 0.0, lambda: self._take(self._me, attempt.request, answered))
+        else:
+            timeout_s = max(0.0, attempt.deadline - self._agreeing.now())
+            self._rpc.call(self._names[attempt.to], "ledger.propose", attempt.request, timeout_s, answered)
+
+    def _serve(self, source: str, request: object, answer: Callable[[object], None]) -> None:
+        assert isinstance(request, ProposeRequest)
+        self._take(node_id(source), request, answer)
+
+    def _take(self, proposer: NodeId, request: ProposeRequest, answer: Callable[[object], None]) -> None:
+        """If this node leads: append the request, and wait for what becomes of it."""
+
+        def told(one: Answer) -> None:
+            answer(ProposeAnswer(one))
+
+        group = self._agreeing.group
+        if not group.is_leader:
+            leader = group.leader if group.leader != self._me else None
+            told(NotTaken(leader, "this node does not lead", for_good=False))
             return
-        self._sessions.append((request.session, request.sequence))
-        if isinstance(result, Refused):
-            request.done(Answer(Outcome.REFUSED, applied.index, result.code))
-        else:
-            request.done(Answer(Outcome.DONE, applied.index, result.detail))
+        payload = proposal_payload(proposer, request, self._host.clock.wall_ms())
+        refusal = self._agreeing.propose(payload, lambda index, result: told(settled_answer(index, result)))
+        if isinstance(refusal, Refusal):
+            told(not_taken(refusal))
 
-    def _again(self, request: _Request, step: Callable[[_Request], None]) -> None:
-        if self._agreeing.now() + RETRY_S < request.deadline:
-            self._world.later(self._host, RETRY_S, lambda: step(request))
-        elif request.doubtful:
-            request.done(Answer(Outcome.UNKNOWN, 0, "outcome-unknown"))
-        else:
-            if request.session:
-                self._sessions.append((request.session, request.sequence - 1))
-            request.done(Answer(Outcome.NOTHING, 0, "no-quorum"))
 
-    def _send(self, proposal: Proposal, answered: Callable[[object | None], None]) -> None:
-        leader = self._agreeing.group.leader
-        if leader is None:
-            answered(NotLeader(None, "no leader is known"))
-        elif leader == node_id(self._host.name):
-            self._serve(self._host.name, proposal, answered)
-        else:
-            self._rpc.call(self._names[leader], "ledger.propose", proposal, ATTEMPT_S, answered)
-
-    def _serve(self, source: str, request: object, answer: Callable[[object | None], None]) -> None:
-        assert isinstance(request, Proposal)
-
-        def settled(index: int, result: bytes | None) -> None:
-            answer(None if result is None else Applied(index, result))
-
-        stamped = replace(request, time_ms=self._host.clock.wall_ms())
-        refusal = self._agreeing.propose(LEDGER.encode(stamped), settled)
-        if refusal is not None:
-            answer(refusal)
+def answer_of(ending: Ending) -> client.Answer:
+    """How a request's end looks to a client."""
+    match ending:
+        case Decided(index=index, result=Done(detail=detail)):
+            return client.Answer(Outcome.DONE, index, detail)
+        case Decided(index=index, result=Refused(code=code)):
+            return client.Answer(Outcome.REFUSED, index, code)
+        case Expired(reason=reason) | Rejected(reason=reason):
+            return client.Answer(Outcome.NOTHING, 0, reason)
+        case Unknown(reason=reason):
+            return client.Answer(Outcome.UNKNOWN, 0, reason)
+    raise AssertionError(f"no such ending: {ending}")

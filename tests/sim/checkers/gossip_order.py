@@ -31,7 +31,7 @@ class GossipOrder:
     def __init__(self, observer: str) -> None:
         self._observer = observer
         self._told: dict[str, tuple[int, int]] = {}
-        self._suspected_at: dict[str, tuple[float, str]] = {}
+        self._suspicions: dict[str, tuple[float, str, SuspicionRule]] = {}
 
     def told(self, subject: str, incarnation: int, severity: int) -> None:
         """An event about a member; equal ones may repeat only if they are no claims of life."""
@@ -43,19 +43,19 @@ class GossipOrder:
             )
         self._told[subject] = (incarnation, severity)
 
-    def suspected(self, now: float, subject: str, accuser: str) -> None:
-        """A suspicion began here."""
-        self._suspected_at[subject] = (now, accuser)
+    def suspected(self, now: float, subject: str, accuser: str, rule: SuspicionRule) -> None:
+        """A suspicion began here, under what the rule is for the mesh as it is now."""
+        self._suspicions[subject] = (now, accuser, rule)
 
     def cleared(self, subject: str) -> None:
         """The suspicion is over."""
-        self._suspected_at.pop(subject, None)
+        self._suspicions.pop(subject, None)
 
-    def declared_dead(self, now: float, subject: str, confirmers: tuple[str, ...], rule: SuspicionRule) -> None:
+    def declared_dead(self, now: float, subject: str, confirmers: tuple[str, ...]) -> None:
         """The observer's own suspicion ran out; `confirmers` as it counted them itself."""
-        began, accuser = self._suspected_at.pop(subject, (now, ""))
-        if not accuser:
+        if subject not in self._suspicions:
             return
+        began, accuser, rule = self._suspicions.pop(subject)
         others = len(set(confirmers) - {accuser, subject})
         share = log(others + 1) / log(rule.expected + 1) if rule.expected >= 1 else 1.0
         least = max(rule.shortest_s, rule.longest_s - share * (rule.longest_s - rule.shortest_s))

@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Callable
 
 import trio
-from consensus.ledger import Ledger
 
+from consensus.ledger import Ledger
 from consensus.ledger_entries import Admit
 from consensus.records import BootMark, Invite, Labels, Member, MemberStatus
 from daemon.keys import KeyHolder

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator
 
 import trio
-from consensus.ledger import Ledger
 from scheduler.bundles import BundleStore
 from scheduler.exchange import BundleExchange
 from scheduler.leader import SchedulerLeader
@@ -25,6 +24,7 @@ from consensus.boot import next_boot
 from consensus.disk import RealDisk
 from consensus.duty_loop import DutyLoop
 from consensus.leader_duties import KeyMaker
+from consensus.ledger import Ledger
 from consensus.log_store import LogStore
 from daemon.api.app import Api
 from daemon.api.clock import wall_ms

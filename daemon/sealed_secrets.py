@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from consensus.ledger import Ledger
-
 from consensus.records import SecretRecord
 from daemon.keys import DATA, KeyHolder, open_secret, seal_secret
 from mesh.errors import MissingError

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from consensus.ledger import Ledger
 from scheduler.bundles import BundleStore
 from scheduler.service import Scheduler
 
+from consensus.ledger import Ledger
 from daemon.config import Config
 from daemon.events import EventLog
 from daemon.home import Home

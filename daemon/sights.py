@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from consensus.leader_duties import GroupFacts, Seen, Sight
 from consensus.ledger import Ledger
 from consensus.raft.membership import CATCH_UP_ENTRIES_MAX
-
-from consensus.leader_duties import GroupFacts, Seen, Sight
 from gossip.service import Gossip
 from mesh.names import NodeId
 
@@ -24,7 +23,11 @@ def group_facts(ledger: Ledger) -> GroupFacts:
     """The ledger's Raft group, as its leader knows it."""
     status = ledger.raft_status()
     configuration = status.configuration
-    caught_up = frozenset(peer.node_id for peer in status.progress if peer.match + CAUGHT_UP_ENTRIES >= status.commit)
+    caught_up = frozenset(
+        peer.node_id
+        for peer in status.progress
+        if peer.match + CATCH_UP_ENTRIES_MAX >= status.commit and peer.heard_s_ago < HEARD_S_MAX
+    )
     return GroupFacts(
         voters=configuration.voters,
         learners=configuration.learners,

@@ -43,9 +43,9 @@ async def why_node(call: Call) -> Response:
         {
             "at": when(note.at_wall_ms),
             "kind": note.kind,
-            "by": names.get(NodeId(note.accuser), note.accuser),
+            "by": names.get(note.accuser, note.accuser) if note.accuser else "",
             "text": note.probes,
-            "confirmed_by": [names.get(NodeId(node), node) for node in note.confirmers],
+            "confirmed_by": [names.get(node, node) for node in note.confirmers],
         }
         for note in services.gossip.why(member.node_id)
     ]

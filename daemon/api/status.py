@@ -61,7 +61,7 @@ def quorum_document(services: Services) -> dict[str, Any]:
     leader = ledger.leader
     return {
         "has_quorum": quorum.has_leader,
-        "leader": names[leader].name if leader in names else None,
+        "leader": names[leader].name if leader is not None and leader in names else None,
         "voters": sorted(names[voter].name if voter in names else voter for voter in quorum.voters),
         "reachable": quorum.reachable,
         "needed": len(quorum.voters) // 2 + 1,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import trio
 
 STATUS_LINE_BYTES_MAX = 8192
@@ -58,4 +60,4 @@ def _root(error: OSError) -> str:
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
     found = cause if isinstance(cause, OSError) else error
-    return found.strerror or str(found)
+    return os.strerror(found.errno) if found.errno else str(found)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from consensus.disk import Disk, read_file, replace_file
+from consensus.group_effects import PeerFact, PeerFacts, StateMachine
+from consensus.ledger_state import LedgerState
 from consensus.raft.messages import ReplicaMark
-from consensus.records import BootMark, Member, MemberStatus
+from consensus.records import BootMark
 from mesh.errors import DamagedError
 from mesh.names import NodeId
 
@@ -56,66 +57,12 @@ def mark_of(node_id: NodeId, boot: BootMark) -> ReplicaMark:
     return ReplicaMark(node_id, boot.store_id, boot.counter, boot.nonce)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    store_id: bytes
-    counter: int
-    nonce: bytes
+def peer_facts(machine: StateMachine) -> PeerFacts:
+    """What the ledger says of each node's memory, for the group's Raft replica."""
+    assert isinstance(machine, LedgerState), "only the ledger knows members"
 
+    def fact_of(node_id: NodeId) -> PeerFact | None:
+        member = machine.members.get(node_id)
+        return None if member is None else PeerFact(member.boot.store_id, may_vote=not member.relearn)
 
-class Fence:
-    """Decides whose Raft messages count; one a node, fed by its copy of the ledger and by the messages themselves.
-
-    A start that the ledger does not know *yet* is let in when it is the newest of a known store: after a power cut
-    every node is such, and only their votes can make the ledger move again. Of two starts with one counter the first
-    one heard is let in until the ledger has decided which lives.
-    """
-
-    def __init__(self) -> None:
-        self._seen: dict[NodeId, _Seen] = {}
-
-    def refusal(
-        self, mark: ReplicaMark, members: Mapping[NodeId, Member], configured: frozenset[NodeId], *, is_vote: bool
-    ) -> str | None:
-        """Why this sender's message is dropped, or None; an admitted mark is remembered.
-
-        Args:
-            mark: The sender.
-            members: The ledger's, as far as it is applied here.
-            configured: Whom the group's newest configuration names: one may stand there before its entry is applied.
-            is_vote: The message grants a vote. A replica that lost its memory may have voted before.
-        """
-        member = members.get(mark.node_id)
-        if member is None:
-            if mark.node_id not in configured:
-                return "not a member"
-        elif member.status is MemberStatus.REMOVED:
-            return "removed from the mesh"
-        else:
-            known = member.boot
-            refused = _compare(_Seen(known.store_id, known.counter, known.nonce), mark)
-            if refused is not None:
-                return refused
-            if member.relearn and is_vote:
-                return "its log is new: its votes do not count yet"
-        seen = self._seen.get(mark.node_id)
-        if seen is not None and seen.store_id == mark.store_id:
-            refused = _compare(seen, mark)
-            if refused is not None:
-                return refused
-        self._seen[mark.node_id] = _Seen(mark.store_id, mark.boot_counter, mark.boot_nonce)
-        return None
-
-    def forget(self, node_id: NodeId) -> None:
-        """The ledger has decided about this node: its entry alone counts now."""
-        self._seen.pop(node_id, None)
-
-
-def _compare(known: _Seen, mark: ReplicaMark) -> str | None:
-    if mark.store_id != known.store_id:
-        return "its log is not the one that the mesh knows"
-    if mark.boot_counter < known.counter:
-        return f"an old copy: start {mark.boot_counter}, known is {known.counter}"
-    if mark.boot_counter == known.counter and mark.boot_nonce != known.nonce:
-        return "another copy of it started first"
-    return None
+    return fact_of

@@ -47,6 +47,7 @@ from consensus.raft.outputs import (
     Busy,
     Event,
     LeaderReady,
+    NewerEpochSeen,
     NotLeader,
     Outgoing,
     Output,
@@ -252,6 +253,17 @@ class Group:
         self._now = now
         self._puller.set_sources(sources, now)
 
+    def catch_up(self, now: float) -> None:
+        """There is a sign that this copy is behind: ask a peer now."""
+        self._now = now
+        if not self._is_leader:
+            self._puller.start(now, patient=self._raft is None)
+            self._puller.hurry(now)
+
+    def set_mesh(self, mesh_id: MeshId) -> None:
+        """The state names its mesh."""
+        self._mesh_id = self._puller.mesh_id = mesh_id
+
     def pull_answered(self, now: float, number: int, answer: PullAnswer | Piece) -> None:
         """A peer answered `GroupOutput.pull`."""
         self._now = now
@@ -347,6 +359,10 @@ class Group:
         return self._leader
 
     @property
+    def mode(self) -> Mode:
+        return Mode.OBSERVER if self._raft is None else Mode.REPLICA
+
+    @property
     def configuration(self) -> Configuration:
         """The newest one in the log, committed or not."""
         return self._log.mirror.acting if self._raft is None else self._raft.status().configuration
@@ -360,7 +376,7 @@ class Group:
         return GroupStatus(
             mesh_id=self._mesh_id,
             epoch=self._log.epoch,
-            mode=Mode.OBSERVER if raft is None else Mode.REPLICA,
+            mode=self.mode,
             leader=self._leader,
             is_leader=self._is_leader,
             term=self._term() if raft is not None else self._term_seen,
@@ -459,6 +475,8 @@ class Group:
                     self._end_leading()
                     if event.leader is not None:
                         self._puller.stop()
+                case NewerEpochSeen():
+                    self._puller.start(self._now, patient=False)
                 case _:
                     pass
         self._events += events
@@ -612,14 +630,15 @@ class Group:
         log = self._log.mirror
         entries = [entry for entry in answer.entries if log.term_at(entry.index) != entry.term]
         self._commit_target = min(answer.commit, answer.entries[-1].index)
-        if not entries:
+        newer_epoch = answer.epoch if answer.epoch > self._log.epoch else 0
+        if not entries and not newer_epoch:
             return
-        first = entries[0].index
+        first = entries[0].index if entries else log.last + 1
         write = GroupWrite(
             self._group,
             truncate_from=first if first <= log.last else None,
             entries=tuple(entry for entry in answer.entries if entry.index >= first),
-            epoch=answer.epoch if answer.epoch > self._log.epoch else 0,
+            epoch=newer_epoch,
         )
         self._log.queue(write)
 

@@ -80,6 +80,11 @@ class Recovered:
     epoch: int
 
 
+def recovered_from(first: GroupWrite) -> Recovered:
+    """What a new group's first write will read like after a restart."""
+    return Recovered(first.hard_state or HardState(0, None), 0, first.entries, first.commit, first.epoch)
+
+
 @dataclass(slots=True)
 class GroupLog:
     """One group's newest small records, and the segments its entries lie in."""

@@ -128,6 +128,11 @@ class LogStore:
         """The groups that the log knows."""
         return tuple(sorted(self._groups))
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing was ever written."""
+        return not self._groups
+
     def recovered(self, group: int) -> Recovered:
         """What the log held of this group when it was opened; its entries are handed over once."""
         return self._groups.setdefault(group, GroupLog(group)).recovered()

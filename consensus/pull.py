@@ -21,8 +21,8 @@ from mesh.versioned import Codec, Limits
 
 PULL = Codec(Limits(total_bytes_max=1024 * 1024 + 64 * 1024, bytes_max=1024 * 1024))
 
-PIECE_BYTES = 512 * 1024
-"""Of a snapshot; half a bulk frame's limit, so that it shares a thin link with entries."""
+PIECE_BYTES = 256 * 1024
+"""Of a snapshot; small, so that it shares a thin link with entries and heartbeats."""
 
 WAIT_S = 5.0
 """How long a peer may keep a question open. Each of its answers also says how old the copy is."""
@@ -110,7 +110,7 @@ class Puller:
     def __init__(
         self, mesh_id: MeshId, group: int, epoch: int, *, position: Callable[[], tuple[int, int]], rng: random.Random
     ) -> None:
-        self._mesh_id = mesh_id
+        self.mesh_id = mesh_id
         self._group = group
         self.epoch = epoch
         self._position = position
@@ -146,6 +146,11 @@ class Puller:
         self._patient = patient
         if not self._running:
             self._running = True
+            self._next_at = now
+
+    def hurry(self, now: float) -> None:
+        """If nothing is asked at present, ask now."""
+        if self._running and self._asked is None:
             self._next_at = now
 
     def stop(self) -> None:
@@ -227,9 +232,9 @@ class Puller:
         if self._pieces is not None:
             wait_s = 0.0
             at = self._meta.index if self._meta is not None else 0
-            request = PieceRequest(self._mesh_id, self._group, self.epoch, at, len(self._pieces))
+            request = PieceRequest(self.mesh_id, self._group, self.epoch, at, len(self._pieces))
         else:
-            request = PullRequest(self._mesh_id, self._group, self.epoch, index, term, int(wait_s * 1000))
+            request = PullRequest(self.mesh_id, self._group, self.epoch, index, term, int(wait_s * 1000))
         self._asked = self._due = Pull(self._number, self._sources[0], request, wait_s + ANSWER_S)
         self._answer_until = now + wait_s + ANSWER_S
 

@@ -1,0 +1,435 @@
+"""The ledger as a node uses it: propose, read, watch.
+
+`state` is this node's copy: reading it is free, `age` says how old it may be, `read_barrier` makes it as new as any
+write that was finished before. `propose` reaches the leader from anywhere and is applied exactly once, or says what is
+known instead. Nobody here is told *what* changed: whoever watches looks at the state anew.
+
+The shell around three machines: the group (`group.Group`), the state (`ledger_state.LedgerState`) and the requests of
+this node (`proposer.Proposer`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+from consensus.boot import mark_of, peer_facts
+from consensus.disk import Disk
+from consensus.group import LEDGER_GROUP, Group, founding_write
+from consensus.group_effects import Fenced, GroupConfig, GroupOutput, GroupStatus, Mode
+from consensus.host import Host, HostStatistics
+from consensus.ledger_entries import CreateMesh, Done, Entry, Refused
+from consensus.ledger_state import LedgerState
+from consensus.log_records import recovered_from
+from consensus.log_store import LogStore
+from consensus.proposals import Proposals
+from consensus.proposer import Decided, Expired, Outcome, Rejected, Unknown
+from consensus.raft.messages import Configuration
+from consensus.raft.outputs import Busy, NotLeader, RaftStatus, Refusal
+from consensus.read_indexes import ReadIndexes
+from consensus.records import BootMark
+from consensus.snapshot_store import SnapshotStore
+from mesh.errors import (
+    ConflictError,
+    DeadlineError,
+    ExhaustedError,
+    FencedError,
+    Kind,
+    MissingError,
+    NoQuorumError,
+    OutcomeUnknown,
+    RefusedError,
+    rebuild,
+)
+from mesh.names import MeshId, NodeId
+from mesh.peers import Peers
+from mesh.rpc import RpcServer
+
+STALE_S = 15.0
+"""An observer that heard nothing of a leader for so long, three times a question's waiting time, does not claim that
+there is one."""
+
+RETRY_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Applied at this index; `detail` is what apply decided (a name, a replica's id)."""
+
+    index: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerChanged:
+    """Something was applied, up to this index at least, or the leader changed."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """Who decides, as far as this node knows."""
+
+    voters: tuple[NodeId, ...]
+    reachable: int  # voters that are linked with this node, itself included
+    has_leader: bool
+
+    @property
+    def needed(self) -> int:
+        return len(self.voters) // 2 + 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Watcher:
+    """A channel that holds the newest item: an unread one gives way to it."""
+
+    sender: trio.MemorySendChannel[LedgerChanged]
+    receiver: trio.MemoryReceiveChannel[LedgerChanged]
+
+    def tell(self, change: LedgerChanged) -> None:
+        if self.sender.statistics().current_buffer_used:
+            self.receiver.receive_nowait()
+        self.sender.send_nowait(change)
+
+
+class Ledger:
+    """This node's part in the ledger.
+
+    Args:
+        node_id: This node.
+        mesh_id: Whose ledger; once there is one in the state, that counts.
+        boot: This start.
+        log: Opened; the ledger's own from now on.
+        snapshots: The folder of its snapshots.
+        key: 32 bytes, for the snapshots at rest.
+        founder: This node makes the mesh: an empty log is begun with itself as the only voter.
+        peers: How others are reached.
+        server: Where the ledger's methods are registered.
+        rng: For timeouts and jitter.
+        wall_ms: The wall clock, shown to people and compared with expiries when this node leads.
+        contacts: Members known from elsewhere, for as long as the state is empty.
+        config: Of the group.
+
+    Raises:
+        DamagedError: The log or the snapshots are damaged, or do not fit together.
+    """
+
+    def __init__(
+        self,
+        node_id: NodeId,
+        mesh_id: MeshId,
+        boot: BootMark,
+        *,
+        log: LogStore,
+        snapshots: Disk,
+        key: bytes,
+        founder: bool,
+        peers: Peers,
+        server: RpcServer,
+        rng: random.Random,
+        wall_ms: Callable[[], int],
+        contacts: Iterable[NodeId] = (),
+        config: GroupConfig | None = None,
+    ) -> None:
+        self._me = node_id
+        self._peers = peers
+        self._contacts = tuple(contacts)
+        store = SnapshotStore(snapshots, key, random_bytes=rng.randbytes)
+        if founder and log.is_empty:
+            founding = founding_write(node_id)
+            log.write([founding])
+            recovered = recovered_from(founding)
+        else:
+            recovered = log.recovered(LEDGER_GROUP)
+        self._group = Group(
+            config or GroupConfig(),
+            mark_of(node_id, boot),
+            group=LEDGER_GROUP,
+            mesh_id=mesh_id,
+            recovered=recovered,
+            snapshot=store.newest(LEDGER_GROUP, covering=recovered.base),
+            new_machine=LedgerState,
+            facts=peer_facts,
+            rng=rng,
+            now=trio.current_time(),
+        )
+        self._host = Host(log, store, peers, server, sources=self._sources)
+        self._host.add(LEDGER_GROUP, self._group, self._take_output)
+        wake = self._host.wake
+        self._proposals = Proposals(
+            node_id, self._group, peers, server, rng=rng, wall_ms=wall_ms, sources=self._sources, wake=wake
+        )
+        self._read_indexes = ReadIndexes(self._group, peers, server, sources=self._sources, wake=wake)
+        self._moved = trio.Event()
+        self._watchers: list[_Watcher] = []
+        self._seen: tuple[int, NodeId | None, bool] = (self.state.applied, None, False)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take part until cancelled.
+
+        Raises:
+            DiskError: A durable write failed.
+            FencedError: This node's history is not the mesh's.
+            UpgradeNeeded: The ledger holds an entry that this program does not know.
+        """
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._host.run)
+            nursery.start_soon(self._proposals.run)
+            task_status.started()
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> LedgerState:
+        """This node's copy."""
+        machine = self._group.machine
+        assert isinstance(machine, LedgerState), "the ledger's group applies to a ledger state"
+        return machine
+
+    @property
+    def leader(self) -> NodeId | None:
+        """Whom this node takes for the leader."""
+        return self._group.leader
+
+    @property
+    def is_leader(self) -> bool:
+        """This node leads, and its own no-op is committed."""
+        return self._group.is_leader
+
+    @property
+    def term(self) -> int:
+        return self._group.status().term
+
+    def age(self) -> float:
+        """Seconds since this copy was known to be a live leader's; inf: never since the start."""
+        return self._group.age(trio.current_time())
+
+    def quorum(self) -> Quorum:
+        """Who decides, and how many of them this node reaches."""
+        voters = self._group.configuration.all_voters()
+        linked = self._peers.linked()
+        reachable = sum(voter == self._me or voter in linked for voter in voters)
+        known = self._group.leader is not None
+        return Quorum(voters, reachable, known and (self._group.mode is Mode.REPLICA or self.age() < STALE_S))
+
+    def status(self) -> GroupStatus:
+        return self._group.status()
+
+    def raft_status(self) -> RaftStatus:
+        """The Raft replica's; only a node in the configuration has one.
+
+        Raises:
+            MissingError: This node is an observer.
+        """
+        raft = self._group.status().raft
+        if raft is None:
+            raise MissingError("this node is an observer of the ledger")
+        return raft
+
+    def statistics(self) -> HostStatistics:
+        return self._host.statistics()
+
+    async def read_barrier(self, *, deadline: float) -> int:
+        """Wait until `state` is at least as new as any write that was finished before this call; returns its index.
+
+        Raises:
+            NoQuorumError: Nobody could prove in time to lead.
+        """
+        with trio.move_on_at(deadline):
+            while True:
+                index = await self._read_indexes.ask(deadline)
+                if index is not None:
+                    await self.wait_index(index, deadline=deadline)
+                    return self.state.applied
+                await self._pause(deadline)
+        raise self._no_quorum("no leader could prove in time that it leads")
+
+    async def wait_index(self, index: int, *, deadline: float) -> None:
+        """Wait until this copy has applied the entry.
+
+        Raises:
+            DeadlineError: Not in time.
+        """
+        while self.state.applied < index:
+            moved = self._moved
+            with trio.move_on_at(deadline) as scope:
+                await moved.wait()
+            if scope.cancelled_caught:
+                raise DeadlineError(f"this node has not heard of entry {index} in time")
+
+    @asynccontextmanager
+    async def watch(self) -> AsyncIterator[trio.MemoryReceiveChannel[LedgerChanged]]:
+        """A channel with an item whenever something was applied or the leader changed; many changes may be one item."""
+        sender, receiver = trio.open_memory_channel[LedgerChanged](1)
+        watcher = _Watcher(sender, receiver)
+        self._watchers.append(watcher)
+        try:
+            yield receiver
+        finally:
+            self._watchers.remove(watcher)
+            sender.close()
+            receiver.close()
+
+    # --- writing ----------------------------------------------------------------------------------------------
+
+    async def propose(self, entry: Entry, *, deadline: float) -> Committed:
+        """Have this applied, exactly once.
+
+        Raises:
+            NoQuorumError: No leader could be reached in time; nothing happened.
+            OutcomeUnknown: It was sent, and nobody could tell in time what became of it.
+            ExhaustedError: Too much is waiting on this node, or the entry is too large.
+            FreecloudError: It was applied, and refused by what the mesh has agreed on.
+        """
+        return self._committed(await self._proposals.propose(entry, deadline=deadline))
+
+    async def create_mesh(self, entry: CreateMesh, *, deadline: float) -> Committed:
+        """The founder's first entry."""
+        return await self.propose(entry, deadline=deadline)
+
+    async def change_membership(
+        self, voters: frozenset[NodeId], learners: frozenset[NodeId], *, deadline: float
+    ) -> Configuration:
+        """Make these the voters and learners, and wait until that is agreed. Only the leader can.
+
+        Raises:
+            ConflictError: Not now: another change is under way, or this node does not lead (any more).
+            RefusedError: It would leave no live quorum, or names a voter that has not caught up.
+            DeadlineError: It was appended, and not agreed in time.
+        """
+        taken = self._group.change_membership(trio.current_time(), voters, learners)
+        self._host.wake()
+        if isinstance(taken, NotLeader | Busy):
+            raise ConflictError("the voters cannot be changed now", why=taken.reason)
+        if isinstance(taken, Refusal):
+            raise RefusedError("the voters stay as they are", why=taken.reason, code="ledger.voters")
+        await self.wait_index(taken, deadline=deadline)
+        while (raft := self._group.status().raft) is not None:
+            if not raft.configuration.is_joint and raft.configuration_index <= raft.applied:
+                break
+            await self._wait_moved(deadline, "the change of voters was not finished in time")
+        return self._group.configuration
+
+    async def transfer_leadership(self, *, deadline: float) -> NodeId:
+        """Hand leadership to another voter; returns who leads then.
+
+        Raises:
+            ConflictError: This node does not lead.
+            RefusedError: No other voter could.
+            DeadlineError: Nobody took over in time; this node may lead on.
+        """
+        status = self._group.status()
+        if not status.is_leader or status.raft is None:
+            raise ConflictError("this node does not lead")
+        able = [peer for peer in status.raft.progress if not peer.is_learner and peer.heard_s_ago < 1.0]
+        if not able:
+            raise RefusedError("no other voter can take over", code="ledger.no-successor")
+        target = max(able, key=lambda peer: (peer.match, peer.node_id)).node_id
+        refusal = self._group.transfer(trio.current_time(), target)
+        self._host.wake()
+        if refusal is not None:
+            raise ConflictError("leadership cannot be handed over now", why=refusal.reason)
+        while self._group.leader in (None, self._me):
+            await self._wait_moved(deadline, "nobody took over in time")
+        leader = self._group.leader
+        assert leader is not None
+        return leader
+
+    def catch_up(self) -> None:
+        """There is a sign that this copy is behind (a stranger came): ask somebody now."""
+        self._group.catch_up(trio.current_time())
+        self._host.wake()
+
+    def set_contacts(self, contacts: Iterable[NodeId]) -> None:
+        """Members known from elsewhere, for as long as the state is empty."""
+        self._contacts = tuple(contacts)
+        self._host.refresh_sources()
+
+    # --- what the group says ----------------------------------------------------------------------------------
+
+    def _take_output(self, output: GroupOutput) -> None:
+        for event in output.events:
+            if isinstance(event, Fenced):
+                raise FencedError(
+                    "this node's memory is not the mesh's any more",
+                    why=event.why,
+                    hint="it is moved to lost+found, and the node learns everything anew",
+                    code="fenced.diverged",
+                )
+        self._proposals.take_output(output)
+        self._read_indexes.take_output(output)
+        seen = (output.applied_to, self._group.leader, self._group.is_leader)
+        if seen != self._seen:
+            self._seen = seen
+            self._note_change(output.applied_to)
+
+    def _note_change(self, applied: int) -> None:
+        mesh = self.state.mesh
+        if mesh is not None:
+            self._group.set_mesh(mesh.mesh_id)
+        self._moved.set()
+        self._moved = trio.Event()
+        for watcher in self._watchers:
+            watcher.tell(LedgerChanged(applied))
+        self._proposals.note_change()
+        self._host.refresh_sources()
+
+    def _sources(self) -> Sequence[NodeId]:
+        """The trusted members other than this one: the linked ones, or else all."""
+        members = self.state.active_members()
+        trusted = {node_id for node_id, member in members.items() if member.trusted} or set(self._contacts)
+        trusted.discard(self._me)
+        linked = trusted & self._peers.linked()
+        return sorted(linked or trusted)
+
+    # --- outcomes ---------------------------------------------------------------------------------------------
+
+    def _committed(self, outcome: Outcome) -> Committed:
+        match outcome:
+            case Decided(index=index, result=Done(detail=detail)):
+                return Committed(index, detail)
+            case Decided(result=Refused() as refused):
+                raise rebuild(refused.code, Kind(refused.kind), refused.what, refused.why, refused.hint)
+            case Expired(reason=reason):
+                raise self._no_quorum(reason)
+            case Unknown(reason=reason):
+                quorum = self._quorum_text()
+                raise OutcomeUnknown(
+                    "the change was sent and its answer was lost: it may or may not have happened",
+                    why=f"{reason}; {quorum}",
+                    hint="look before trying again",
+                )
+            case Rejected(reason=reason):
+                raise ExhaustedError("the change is too large for the ledger", why=reason, code="limit.entry")
+        raise AssertionError(f"no such outcome: {outcome}")
+
+    def _no_quorum(self, reason: str) -> NoQuorumError:
+        return NoQuorumError(
+            f"no quorum: {self._quorum_text()}", why=reason, hint="nothing was changed; what runs goes on running"
+        )
+
+    def _quorum_text(self) -> str:
+        quorum = self.quorum()
+        members = self.state.members
+        names = ", ".join(members[voter].name if voter in members else voter for voter in quorum.voters)
+        return f"{quorum.reachable} of {len(quorum.voters)} voters ({names}) reached, {quorum.needed} needed"
+
+    # --- waiting ----------------------------------------------------------------------------------------------
+
+    async def _wait_moved(self, deadline: float, what: str) -> None:
+        moved = self._moved
+        with trio.move_on_at(deadline) as scope:
+            await moved.wait()
+        if scope.cancelled_caught:
+            raise DeadlineError(what)
+
+    async def _pause(self, deadline: float) -> None:
+        """Until something changes; a refusal without a change is asked again after a moment."""
+        moved = self._moved
+        with trio.move_on_at(min(deadline, trio.current_time() + RETRY_S)):
+            await moved.wait()

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 import trio
 from scheduler.bundles import BundleStore
 from scheduler.exchange import BundleExchange
-from scheduler.leader import SchedulerLeader
 from scheduler.service import Scheduler
 
 from consensus.boot import next_boot
@@ -57,7 +56,9 @@ from mesh.rpc import RpcServer
 from mesh.trust import TrustStore
 from scheduler.ingress.following import RouteFollower
 from scheduler.ingress.ingress import Ingress, IngressConfig
+from scheduler.ingress.landing import register_landing
 from scheduler.ingress.upstreams import MeshUpstreams
+from scheduler.leader import SchedulerLeader
 from scheduler.runner import Runner, RunnerConfig, folders_under
 from scheduler.runtimes.process import ProcessRuntime
 from scheduler.runtimes.sandbox_probe import Probed, probe_ladder
@@ -147,7 +148,6 @@ class Node:
             await self._stop.wait()
             await self._say_goodbye()
             nursery.cancel_scope.cancel()
-        await trio.to_thread.run_sync(self._log.close)
         if self._failure is not None:
             raise self._failure
 
@@ -259,7 +259,7 @@ class Node:
             KeyMaker(new_generation, self._secrets.reseal),
             sights=lambda: sights_of(self._gossip),
             group=lambda: group_facts(self._ledger),
-            wait=self._wait_for_news,
+            wait=self._pulse.reader(),
             wall_ms=wall_ms,
             note=self._events.add,
         )
@@ -285,10 +285,6 @@ class Node:
         except FreecloudError as error:
             self._stop_with(error)
 
-    async def _wait_for_news(self, until: float) -> None:
-        with trio.move_on_at(until):
-            await self._pulse.wait_after(self._pulse.count)
-
     # --- apps and their ingress -----------------------------------------------------------------------------
 
     async def _make_apps(self) -> None:
@@ -302,13 +298,16 @@ class Node:
             MeshUpstreams(self.identity.node_id, self._peers, self._runner.local_port),
             self._rng,
         )
+        register_landing(self._server, self._runner.local_port)
         self._routes = RouteFollower(
             self.identity.node_id, self._ledger, self._gossip, self._runner.reports, self._ingress.set_routes
         )
         self._scheduler = Scheduler(
             self.identity.node_id, ledger=self._ledger, gossip=self._gossip, bundles=self._exchange, wall_ms=wall_ms
         )
-        self._leader = SchedulerLeader(self._scheduler, ledger=self._ledger, gossip=self._gossip, wall_ms=wall_ms)
+        self._leader = SchedulerLeader(
+            self._ledger, sights=self._gossip.view, wait=self._pulse.reader(), note=self._events.add
+        )
         self._own = OwnRecord(
             config,
             self.identity.node_id,

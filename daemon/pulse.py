@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import trio
 
 
@@ -27,3 +29,18 @@ class Pulse:
         while self._count <= seen:
             await self._event.wait()
         return self._count
+
+    def reader(self) -> Callable[[float], Awaitable[None]]:
+        """A wait for one consumer: returns when something changed since it returned last, or at the given time.
+
+        Whoever looks right after it returns misses nothing, however long the work on what it saw takes.
+        """
+        seen = self._count
+
+        async def wait(until: float) -> None:
+            nonlocal seen
+            with trio.move_on_at(until):
+                await self.wait_after(seen)
+            seen = self._count
+
+        return wait

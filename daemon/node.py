@@ -60,7 +60,9 @@ from scheduler.ingress.landing import register_landing
 from scheduler.ingress.upstreams import MeshUpstreams
 from scheduler.leader import SchedulerLeader
 from scheduler.runner import Runner, RunnerConfig, folders_under
+from scheduler.runtimes.cgroups import find_control_groups
 from scheduler.runtimes.process import ProcessRuntime
+from scheduler.runtimes.refusing import RefusingRuntime, no_rung
 from scheduler.runtimes.sandbox_probe import Probed, probe_ladder
 
 SHUTDOWN_S = 10.0
@@ -289,7 +291,10 @@ class Node:
 
     async def _make_apps(self) -> None:
         config, home = self._config, self._home
-        self._probed: Probed = await probe_ladder(home.apps, seed=self.identity.node_id, unsandboxed=config.unsandboxed)
+        self._groups = await trio.to_thread.run_sync(find_control_groups, self.identity.node_id)
+        self._probed: Probed = await probe_ladder(
+            home.apps, seed=self.identity.node_id, groups=self._groups, unsandboxed=config.unsandboxed
+        )
         self._bundles = BundleStore(home.bundles, key=self.identity.derive_key("bundles"))
         self._exchange = BundleExchange(self._bundles, self._peers, self._server)
         self._runner = self._make_runner()
@@ -323,15 +328,16 @@ class Node:
     def _make_runner(self) -> Runner:
         member = self._ledger.state.members.get(self.identity.node_id)
         name = member.name if member else self._belongs.name if self._belongs else self._config.name
-        sandbox = self._probed.sandbox
+        probed = self._probed.sandbox
+        sandbox = probed or no_rung(self.identity.node_id)
+        runtime = ProcessRuntime(sandbox, groups=self._groups) if probed else RefusingRuntime()
         return Runner(
             RunnerConfig(self.identity.node_id, name, self._config.zone),
             ledger=self._ledger,
             bundles=self._exchange,
-            runtime=ProcessRuntime(sandbox),
+            runtime=runtime,
             sandbox=sandbox,
             folders=folders_under(self._home.root),
-            server=self._server,
             open_secrets=self._secrets.open,
             on_change=self._apps_changed,
             rng=self._rng,

@@ -54,6 +54,9 @@ LEAVE_S = 1.0
 """Between saying "stopping" and SIGTERM: by then other nodes' ingress has heard it and sends nothing new. Gossip
 needs a few hundred milliseconds; whoever missed it is refused at the tunnel before a byte went, and tries another."""
 
+IDLE_S_MAX = 10.0
+"""How long requests that were begun may hold up a graceful end; a WebSocket or a long download would for ever."""
+
 DETAIL_CHARACTERS_MAX = 120
 
 
@@ -76,6 +79,7 @@ class Surroundings:
     open_secrets: Callable[[tuple[str, ...]], Awaitable[Mapping[str, str]]]
     entitled: Callable[[], float]  # boottime at which the leader was last heard
     confirm: Callable[[], Awaitable[float]]  # the same, by asking now; raises when it cannot be known
+    wait_idle: Callable[[str], Awaitable[None]]  # until no request is in flight to this replica
     node: Mapping[str, str]  # FREECLOUD_NODE, FREECLOUD_ZONE
     rng: random.Random
 
@@ -328,13 +332,20 @@ class Replica:
             self._tell(ReplicaHealth.STOPPING, self._retire_reason or "")
         if run is not None:
             if self._serving and not self.plan.exclusive:
-                with trio.move_on_after(LEAVE_S):
-                    await run.wait_exit()
+                await self._leave(run)
             ended = await run.stop(STOP_GRACE_S)
         self._run, self._port = None, 0
         await self._around.runtime.abandon(self._folder.installation)
         await trio.to_thread.run_sync(replica_files.remove_folder, self._folder)
         return ended
+
+    async def _leave(self, run: Run) -> None:
+        """Serve on until everybody has heard of the leaving and what was begun is finished; many apps do neither on
+        SIGTERM. An exclusive replica doesn't wait: its successor does."""
+        with trio.move_on_after(LEAVE_S):
+            await run.wait_exit()
+        with trio.move_on_after(IDLE_S_MAX):
+            await self._around.wait_idle(self.plan.replica_id)
 
     def _tell(self, health_now: ReplicaHealth, detail: str) -> None:
         if self._retire_reason is not None and health_now is not ReplicaHealth.STOPPING:

@@ -80,6 +80,7 @@ class Runner:
         sandbox: The rung that `runtime` uses.
         folders: Where their files are.
         open_secrets: The plaintext of named app secrets.
+        wait_idle: Waits until no request that this node relays is in flight to a replica.
         on_change: Called after every change of `reports()`; must be quick.
         rng: Ports and jitter.
     """
@@ -96,6 +97,7 @@ class Runner:
         open_secrets: Callable[[tuple[str, ...]], Awaitable[Mapping[str, str]]],
         on_change: Callable[[], None],
         rng: random.Random,
+        wait_idle: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._config = config
         self._ledger = ledger
@@ -117,6 +119,7 @@ class Runner:
             open_secrets=open_secrets,
             entitled=self._entitlement.since,
             confirm=self._confirm,
+            wait_idle=wait_idle or _at_once,
             node={"FREECLOUD_NODE": config.node_name, "FREECLOUD_ZONE": config.zone},
             rng=rng,
         )
@@ -252,6 +255,11 @@ class Runner:
         await self._around.runtime.abandon(folder.run)
         await self._around.runtime.abandon(folder.installation)
         await trio.to_thread.run_sync(replica_files.remove_folder, folder)
+
+
+async def _at_once(replica_id: str) -> None:
+    """Nothing is ever in flight where nothing is relayed."""
+    await trio.lowlevel.checkpoint()
 
 
 def folders_under(home: Path) -> RunnerFolders:

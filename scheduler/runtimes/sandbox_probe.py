@@ -22,7 +22,7 @@ import trio
 
 from mesh.errors import FailedError
 from scheduler.runtimes import confine
-from scheduler.runtimes.cgroups import ControlGroups
+from scheduler.runtimes.cgroups import NO_CONTROL_GROUPS, ControlGroups
 from scheduler.runtimes.logs import read_tail
 from scheduler.runtimes.process import ProcessRuntime
 from scheduler.runtimes.procfs import boottime
@@ -64,7 +64,7 @@ class Probed:
 
 
 async def probe_ladder(
-    folder: Path, *, seed: str, groups: ControlGroups, unsandboxed: bool = False
+    folder: Path, *, seed: str, groups: ControlGroups = NO_CONTROL_GROUPS, unsandboxed: bool = False
 ) -> Probed:
     """Try the rungs from the best down.
 

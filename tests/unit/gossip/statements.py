@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from gossip.messages import CLAIM_DOMAIN, Claim, ClaimBody, Dead, Evidence, Standing, StreamOutcome, Suspect, signed_bytes
+from gossip.messages import (
+    CLAIM_DOMAIN,
+    Claim,
+    ClaimBody,
+    Dead,
+    Evidence,
+    Standing,
+    StreamOutcome,
+    Suspect,
+    signed_bytes,
+)
 from tests.unit.gossip.network import id_of, sign_as
 
 NO_EVIDENCE = Evidence(500, 3, 3, StreamOutcome.FAILED, link_closed=False)

@@ -45,7 +45,7 @@ statements = st.lists(
 
 
 @given(statements, st.randoms(use_true_random=False))
-def test_statements_in_any_order_and_number_end_in_the_same_state(heard: list[Statement], chance: random.Random) -> None:
+def test_statements_in_any_order_and_number_end_the_same(heard: list[Statement], chance: random.Random) -> None:
     one, other = members_of_a(), members_of_a()
     for statement in heard:
         one.apply(0.0, statement, wall_ms=0)

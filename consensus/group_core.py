@@ -1,0 +1,119 @@
+"""What both modes of a group share: its log, its state machine, what it knows of the leader, its way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+
+from consensus.group_effects import Fenced, GroupConfig, PeerFacts, Settled, StateMachine
+from consensus.group_log import GroupLog
+from consensus.group_serving import OutgoingSnapshot
+from consensus.log_records import Recovered
+from consensus.raft.messages import EntryKind, LogEntry, ReplicaMark, SnapshotMeta
+from consensus.raft.outputs import Event, Outgoing, ReadReady, ReadRefused
+from mesh.errors import DamagedError
+from mesh.names import MeshId, NodeId
+
+
+class GroupCore:
+    """One group's shared state; made from what the disk has, see `group.Group`."""
+
+    def __init__(
+        self,
+        config: GroupConfig,
+        me: ReplicaMark,
+        *,
+        group: int,
+        mesh_id: MeshId,
+        recovered: Recovered,
+        snapshot: tuple[SnapshotMeta, bytes] | None,
+        new_machine: Callable[[], StateMachine],
+        facts: Callable[[StateMachine], PeerFacts],
+        now: float,
+    ) -> None:
+        self.config = config
+        self.mark = me
+        self.me = me.node_id
+        self.group = group
+        self.mesh_id = mesh_id
+        self.now = now
+        self.new_machine = new_machine
+        self.machine = new_machine()
+        self.facts = facts(self.machine)
+        meta = None if snapshot is None else snapshot[0]
+        self.log = GroupLog(group, recovered, meta, commit_note_s=config.commit_note_s)
+        self.outgoing = OutgoingSnapshot(self.take_snapshot)
+        self.leader: NodeId | None = None
+        self.is_leader = False
+        self.term_seen = recovered.hard_state.term
+        self.heard_at = -inf  # when this copy was last known to be a live leader's
+        self.read_only = ""
+        self.send: list[Outgoing] = []
+        self.settled: list[Settled] = []
+        self.reads: list[ReadReady | ReadRefused] = []
+        self.events: list[Event | Fenced] = []
+        self.compact_to = 0
+        self._was_known = False
+        if snapshot is not None:
+            self.machine.restore(snapshot[1])
+        mirror = self.log.mirror
+        self.apply(mirror.entries(mirror.snapshot.index + 1, min(recovered.commit, mirror.last)))
+
+    # --- applying ---------------------------------------------------------------------------------------------
+
+    def apply(self, entries: Sequence[LogEntry]) -> list[tuple[LogEntry, bytes]]:
+        """Apply committed, durable entries in order. Returns the NORMAL ones with their results."""
+        results: list[tuple[LogEntry, bytes]] = []
+        for entry in entries:
+            if entry.index <= self.machine.applied:
+                continue  # a snapshot holds it (pitfall 23)
+            if entry.kind is EntryKind.NORMAL:
+                results.append((entry, self.machine.apply(entry.index, entry.term, entry.payload)))
+            else:
+                self.machine.advance(entry.index)
+        if entries:
+            self.note_applied()
+        return results
+
+    def note_applied(self) -> None:
+        """The state is another: note how far, and whether it still knows this node's memory (rule T3)."""
+        self.log.note_commit(self.machine.applied, self.now)
+        mine = self.facts(self.me)
+        if mine is not None and mine.store_id == self.mark.store_id:
+            self._was_known = True
+        elif mine is not None and self._was_known:
+            self.events.append(Fenced("another copy of this node has registered a log of its own"))
+
+    def position(self) -> tuple[int, int]:
+        """Index and term of the last applied entry."""
+        index = self.machine.applied
+        term = self.log.mirror.term_at(index)
+        assert term is not None, f"entry {index} was applied and its term is not known"
+        return index, term
+
+    # --- snapshots --------------------------------------------------------------------------------------------
+
+    def take_snapshot(self) -> tuple[SnapshotMeta, bytes]:
+        """Of the state as it is now."""
+        index, term = self.position()
+        return SnapshotMeta(index, term, self.log.mirror.configuration_at(index)), self.machine.snapshot()
+
+    def install(self, meta: SnapshotMeta, payload: bytes) -> bool:
+        """Have a snapshot from elsewhere saved, to be installed then. False: it cannot be read."""
+        try:
+            self.new_machine().restore(payload)
+        except DamagedError:
+            return False
+        self.log.save(meta, payload, is_install=True)
+        return True
+
+    # --- the leader -------------------------------------------------------------------------------------------
+
+    def age(self, now: float) -> float:
+        """Seconds since this copy was known to be a live leader's."""
+        return 0.0 if self.is_leader else now - self.heard_at
+
+    def end_leading(self) -> None:
+        if self.is_leader:
+            self.heard_at = self.now
+        self.is_leader = False

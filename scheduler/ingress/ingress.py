@@ -173,7 +173,9 @@ class _Serving:
     async def _serve(self, asked: Asked) -> None:
         """Ask one replica after the other, as long as the rules allow it."""
         body = RequestBody(self._exchange)
-        deadline = self._began + self._ingress.config.connect_s
+        if body.small:
+            await body.whole()  # a slow client holds no replica's place meanwhile
+        deadline = trio.current_time() + self._ingress.config.connect_s
         while (target := self._choose(deadline)) is not None:
             self._target = target
             self._tried.append(target)

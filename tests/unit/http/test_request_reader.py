@@ -138,6 +138,14 @@ def test_a_request_line_may_have_exactly_eight_kibibytes(size: int) -> None:
         assert isinstance(reader.next_request(), RequestHead)
 
 
+@pytest.mark.parametrize(
+    "chunks",
+    [b"2\r\nabc\r\n", b"4\r\nabc\r\n0\r\n\r\n", b"3\nabc\r\n", b" 3\r\nabc\r\n", b"0x3\r\nabc\r\n"],
+)
+def test_a_chunk_is_as_long_as_its_size_says(chunks: bytes) -> None:
+    assert refused(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks).status == 400
+
+
 def test_many_small_extensions_are_too_much_together() -> None:
     body = b"".join(b"1;" + b"e" * 200 + b"\r\na\r\n" for _ in range(100))
     error = refused(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body)

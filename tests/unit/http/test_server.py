@@ -108,8 +108,10 @@ async def test_a_small_unread_body_is_passed_over_and_a_large_one_ends_the_conne
         await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody" + GET)
         assert (await wire.receive_until(b"hello")).count(b"200 OK") >= 1
     async with wire_to(hello) as wire:
+        began = trio.current_time()
         await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 999999\r\n\r\nbody" + GET)
         assert (await wire.receive_to_end()).count(b"200 OK") == 1
+        assert trio.current_time() - began < 5, "nobody waits for a body that nobody wants"
 
 
 @pytest.mark.autojump

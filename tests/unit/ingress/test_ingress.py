@@ -8,10 +8,11 @@ import pytest
 import trio
 
 from mesh.http.connection import Exchange
-from mesh.http.relay import RelayLimits
+from mesh.http.relay import RelayLimits, RequestBody
 from scheduler.ingress.accounts import End
 from scheduler.ingress.ingress import IngressConfig
 from scheduler.ingress.routes import AppRoute, RouteTable
+from tests.unit.http.served import wire_to
 from tests.unit.ingress.replicas import field_of, read_request, table_of, target_of
 
 ONE, TWO, THREE = target_of("web-1"), target_of("web-2"), target_of("web-3")
@@ -25,7 +26,10 @@ async def tell(exchange: Exchange) -> None:
     request = exchange.request
     told = {
         "target": request.target.decode(),
-        "headers": {name.decode(): value.decode() for name, value in request.headers},
+        "headers": {
+            name.decode(): ", ".join(value.decode() for other, value in request.headers if other == name)
+            for name, _ in request.headers
+        },
         "body": len(body),
     }
     await exchange.respond(200, [(b"content-type", b"application/json")], json.dumps(told).encode())
@@ -160,6 +164,23 @@ async def test_a_large_body_is_streamed_and_never_kept() -> None:
             assert json.loads(await response.read(10_000))["body"] == size
 
 
+async def test_no_more_of_a_body_is_kept_than_may_be_sent_again() -> None:
+    async def keep(exchange: Exchange) -> None:
+        body = RequestBody(exchange)
+        while await body.next():
+            held.append(len(b"".join(body.kept())) if body.replayable else 0)
+        await exchange.respond(200, [])
+
+    held: list[int] = []
+    async with wire_to(keep) as wire:
+        await wire.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 200000\r\n\r\n")
+        for _ in range(20):
+            await wire.send(b"x" * 10_000)
+        await wire.receive()
+    assert 0 < max(held) <= 64 * 1024
+    assert held[-1] == 0
+
+
 async def test_an_upstream_that_answers_early_is_believed_and_not_used_again() -> None:
     served: list[int] = []
 
@@ -172,12 +193,13 @@ async def test_an_upstream_that_answers_early_is_believed_and_not_used_again() -
     async with field_of() as field:
         await field.raw_replica(ONE, refuse_early)
         field.ingress.set_routes(table_of(ONE))
-        for _ in range(2):
-            async with await field.connect() as stream:
-                await stream.send_all(
-                    b"POST / HTTP/1.1\r\nHost: web.localhost\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 1000
-                )
-                assert (await stream.receive_some(65536)).startswith(b"HTTP/1.1 413 ")
+        async with await field.connect() as stream:
+            await stream.send_all(
+                b"POST / HTTP/1.1\r\nHost: web.localhost\r\nContent-Length: 10000000\r\n\r\n" + b"x" * 1000
+            )
+            assert (await stream.receive_some(65536)).startswith(b"HTTP/1.1 413 ")
+        async with field.ask() as response:
+            assert response.status == 413
         assert len(served) == 2
 
 
@@ -345,11 +367,13 @@ async def test_a_client_that_leaves_in_the_middle_is_accounted_for() -> None:
         await field.replica(ONE, tell)
         field.ingress.set_routes(table_of(ONE))
         async with await field.connect() as stream:
-            await stream.send_all(b"POST / HTTP/1.1\r\nHost: web.localhost\r\nContent-Length: 10\r\n\r\nhalf")
+            head = b"POST / HTTP/1.1\r\nHost: web.localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await stream.send_all(head + b"a\r\nhalf")
             await stream.send_eof()
             assert await stream.receive_some(1000) == b""
         assert [record.end for record in field.ingress.requests()] == [End.CLIENT_GONE]
         assert field.ingress.statistics().in_flight == 0
+        assert [figures.in_flight for figures in field.ingress.target_statistics()] == [0]
 
 
 async def test_answers_name_nothing_internal() -> None:

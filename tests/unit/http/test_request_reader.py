@@ -140,7 +140,14 @@ def test_a_request_line_may_have_exactly_eight_kibibytes(size: int) -> None:
 
 @pytest.mark.parametrize(
     "chunks",
-    [b"2\r\nabc\r\n", b"4\r\nabc\r\n0\r\n\r\n", b"3\nabc\r\n", b" 3\r\nabc\r\n", b"0x3\r\nabc\r\n"],
+    [
+        b"3\r\nabcXX0\r\n\r\n",
+        b"2\r\nabc\r\n",
+        b"4\r\nabc\r\n0\r\n\r\n",
+        b"3\nabc\r\n",
+        b" 3\r\nabc\r\n",
+        b"0x3\r\nabc\r\n",
+    ],
 )
 def test_a_chunk_is_as_long_as_its_size_says(chunks: bytes) -> None:
     assert refused(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks).status == 400

@@ -336,7 +336,7 @@ class LogStore:
         for log in self._groups.values():
             log.finish()
         self._use(header, len(raw), scan.end, scan.chain)
-        self._cut(scan)
+        self._settle_tail(raw, scan)
 
     def _check_follows(self, header: SegmentHeader) -> None:
         if self._chain == -1:
@@ -346,12 +346,19 @@ class LogStore:
                 f"segment {header.number} of the log does not follow the one before it", code="damaged.log"
             )
 
-    def _cut(self, scan: Scan) -> None:
-        """Zero what an interrupted write left, so that it can never be taken for a part of what follows."""
-        if scan.torn_until > scan.end:
-            assert self._file is not None
-            self._disk.pwrite(self._file, scan.end, bytes(scan.torn_until - scan.end))
-            self._disk.fsync(self._file)
+    def _settle_tail(self, raw: bytes, scan: Scan) -> None:
+        """Make durable what was read, and zero what an interrupted write left behind it.
+
+        The last unit may stand in the page cache alone: the process was killed before its fsync, or the fsync failed
+        and the kernel holds the pages for clean (D2). It is written anew, so that nothing is ever built on it that a
+        power cut takes away; every unit before it was synced, or it would be the last. So were names, but for the last.
+        """
+        assert self._file is not None
+        tail = raw[scan.unit_start : scan.end] + bytes(scan.torn_until - scan.end)
+        if tail:
+            self._disk.pwrite(self._file, scan.unit_start, tail)
+        self._disk.fsync(self._file)
+        self._disk.sync_folder()
 
 
 def _name(number: int) -> str:

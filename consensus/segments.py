@@ -105,6 +105,7 @@ class Scan:
     """What a segment holds."""
 
     records: tuple[Record, ...]
+    unit_start: int  # where the last unit begins; == `end`: there is none
     end: int  # where the next unit goes
     chain: int  # crc of the last record
     torn_until: int  # bytes from `end` up to here are remains of an interrupted write; == `end`: none
@@ -201,6 +202,7 @@ class SegmentCipher:
         """
         records: list[Record] = []
         offset, chain = HEADER_BYTES, self.header.crc
+        unit_start = offset
         while (frame := self._frame_at(raw, offset)) is not None:
             if frame.previous_crc != chain:
                 raise self._damaged(offset, "its record does not follow the one before it")
@@ -209,11 +211,12 @@ class SegmentCipher:
                 break
             records.append(record)
             chain = frame.crc
+            unit_start = frame.unit_start
             offset = frame.end
         self._refuse_rot(raw, offset)
         used = len(raw.rstrip(b"\0"))
         torn_until = offset if frame is not None and used <= frame.end else max(offset, used)
-        return Scan(tuple(records), offset, chain, torn_until)
+        return Scan(tuple(records), unit_start, offset, chain, torn_until)
 
     def _refuse_rot(self, raw: bytes, hole: int) -> None:
         """Raise if a valid record of a unit that began after the hole lies behind it."""

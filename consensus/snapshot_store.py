@@ -71,6 +71,7 @@ class SnapshotStore:
         for name in disk.list():
             if name.endswith(TEMPORARY):
                 disk.remove(name)
+        disk.sync_folder()  # a snapshot whose save died after its rename is relied on from now on
 
     def names(self, group: int) -> tuple[SnapshotName, ...]:
         """The group's snapshots, newest first."""

@@ -26,6 +26,7 @@ from tests.sim.checkers.liveness import CoreView
 from tests.sim.checkers.violation import Violation
 from tests.sim.checkers.witness import ABSENT
 from tests.sim.client import Answer, Clients
+from tests.sim.core_choice import is_quorum
 from tests.sim.history import Outcome
 from tests.sim.host import Host
 from tests.sim.identities import member, node_id
@@ -142,6 +143,23 @@ class Cluster:
             if node is None or known is None or known.relearn or known.boot.store_id != node.agreeing.boot.store_id:
                 doubtful.add(name)
         return frozenset(doubtful)
+
+    def missing_for_quorum(self, core: frozenset[str]) -> frozenset[str]:
+        """Voters outside the core without whom some configuration that a node of the core goes by has no quorum."""
+        missing: set[str] = set()
+        doubtful = self.doubtful()
+        for name in sorted(core):
+            node = self.node(name)
+            for voters in () if node is None else node.configurations():
+                if not is_quorum(core - doubtful, voters):
+                    missing |= voters - core
+        return frozenset(missing)
+
+    def majority_is_lost(self, core: frozenset[str]) -> bool:
+        """True if a configuration in force has too many voters whose memory is gone: only `recover` helps then."""
+        doubtful = self.doubtful()
+        nodes = [node for name in sorted(core) if (node := self.node(name)) is not None]
+        return any(not is_quorum(core - doubtful, voters) for node in nodes for voters in node.configurations())
 
     def _newest(self) -> LedgerState | None:
         states = [node.state for name in self.world.hosts if (node := self.node(name)) is not None]

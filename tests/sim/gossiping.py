@@ -170,7 +170,7 @@ class Gossiping:
         subject = self._name(note.node_id)
         match note.kind:
             case "suspected":
-                self._order.suspected(now, subject, self._name(note.accuser), self._rule())
+                self._order.suspected(now, subject, self._name(note.accuser), self._rule(note.node_id))
             case "down" if self._declared_here(note.node_id):
                 confirmers = tuple(self._name(confirmer) for confirmer in note.confirmers)
                 self._order.declared_dead(now, subject, confirmers)
@@ -184,14 +184,15 @@ class Gossiping:
         statement = None if member is None else member.statement
         return isinstance(statement, Dead) and statement.accuser == node_id(self._host.name)
 
-    def _rule(self) -> SuspicionRule:
+    def _rule(self, subject: NodeId) -> SuspicionRule:
         profile = profile_of(self._world.options)
         members = self.swim.statistics().members
         shortest_s, longest_s = suspicion_bounds(
             members, profile.suspicion_factor, profile.suspicion_stretch, profile.probe_interval_s
         )
-        # Whom there is to confirm, as the observer counts them: nobody outside can know better.
-        expected = min(CONFIRMATIONS, self.swim._members.live() - 2)
+        # How many there were to confirm when it began, as the observer counts them: nobody outside can know better.
+        suspicion = self.swim._judgement._suspicions.get(subject)
+        expected = 0 if suspicion is None else min(CONFIRMATIONS, suspicion._expected)
         return SuspicionRule(shortest_s, longest_s, expected)
 
     def _name(self, subject: NodeId | None) -> str:

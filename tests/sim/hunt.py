@@ -10,20 +10,22 @@ import multiprocessing
 import os
 import sys
 
+from tests.sim.gossip_run import GossipReport
 from tests.sim.mutants import consensus, gossip
+from tests.sim.mutants.gossip import GossipMutant
 from tests.sim.mutants.mutant import Mutant
 from tests.sim.simulation import Report
 
 BUDGET = 200
 
 
-def all_mutants() -> tuple[Mutant, ...]:
+def all_mutants() -> tuple[Mutant | GossipMutant, ...]:
     """Every planted bug, by its number."""
-    found = (*consensus.MUTANTS, *gossip.MUTANTS)
+    found: list[Mutant | GossipMutant] = [*consensus.MUTANTS, *gossip.MUTANTS]
     return tuple(sorted(found, key=lambda mutant: (mutant.number, mutant.name)))
 
 
-def _try(task: tuple[int, int]) -> Report | None:
+def _try(task: tuple[int, int]) -> Report | GossipReport | None:
     place, seed = task
     report = all_mutants()[place].caught(seed)
     if report is not None:
@@ -31,7 +33,7 @@ def _try(task: tuple[int, int]) -> Report | None:
     return report
 
 
-def hunt(place: int, pool: multiprocessing.pool.Pool, budget: int) -> tuple[Report | None, int]:
+def hunt(place: int, pool: multiprocessing.pool.Pool, budget: int) -> tuple[Report | GossipReport | None, int]:
     """The first seed of the budget that catches the mutant at this place, and how many were run."""
     tasks = [(place, seed) for seed in range(1, budget + 1)]
     for tried, report in enumerate(pool.imap(_try, tasks), 1):

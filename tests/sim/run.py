@@ -33,6 +33,7 @@ class Summary:
     outcomes: Counter[str] = field(default_factory=Counter)
     settled_s_max: float = 0.0
     wgl_gave_up: int = 0
+    excused: int = 0
 
     def add(self, report: Report, changed: Iterable[str]) -> None:
         """Count one seed."""
@@ -47,6 +48,7 @@ class Summary:
         self.outcomes.update(report.outcomes)
         self.settled_s_max = max(self.settled_s_max, report.settled_s)
         self.wgl_gave_up += report.wgl_gave_up
+        self.excused += bool(report.excused)
 
 
 def run_seed(task: tuple[int, bool]) -> tuple[Report, tuple[str, ...]]:
@@ -84,6 +86,7 @@ def print_summary(summary: Summary, seconds: float, *, effects: bool) -> None:
     print(f"{summary.seeds} seeds in {seconds:.1f} s, {summary.seeds - len(summary.failed)} green")
     print(f"steps a seed: least {steps[0]}, median {steps[len(steps) // 2]}, most {steps[-1]}")
     print(f"the slowest core settled in {summary.settled_s_max:.1f} s; wgl gave up on {summary.wgl_gave_up} keys")
+    print(f"{summary.excused} seeds ended with a lost majority, which is excused from liveness")
     print("requests: " + ", ".join(f"{count} {what}" for what, count in sorted(summary.outcomes.items())))
     print("deaths: " + ", ".join(f"{count} {what}" for what, count in sorted(summary.deaths.items())))
     print(f"{'fault':<16} {'strikes':>8} {'in seeds':>9}" + (f" {'changed an outcome in':>22}" if effects else ""))

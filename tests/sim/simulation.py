@@ -46,6 +46,7 @@ class Report:
     committed: int = 0
     settled_s: float = 0.0  # how long the core took to finish its work
     wgl_gave_up: int = 0
+    excused: str = ""  # a lost majority, which no bound can be asked of (rule T5)
     story: tuple[object, ...] = ()  # what a fault may change: who led, and how each request ended
 
 
@@ -95,7 +96,9 @@ class Simulation:
         self._run_until(began + self.options.request_s)  # work goes on in the calm
         for workload in self.workloads:
             workload.stop()
-        self._settle(began, core, report)
+        core = self._settle(began, core, report)
+        if not report.excused:
+            self._agree_on_members(core)
         self._check_histories(report)
 
     def tell(self, report: Report) -> None:
@@ -129,8 +132,12 @@ class Simulation:
             raise Violation("liveness", f"more than {STEPS_MAX} events: something never rests")
         return False
 
-    def _settle(self, began: float, core: frozenset[str], report: Report) -> None:
-        """Wait, within the bound, until the core has finished its work and sees itself as it is."""
+    def _settle(self, began: float, core: frozenset[str], report: Report) -> frozenset[str]:
+        """Wait, within the bound, until the core has finished its work; returns the core, which may have grown.
+
+        A leader may have taken a node into the configuration whose death it could not have noticed yet. Then what is
+        in force has no quorum within the core, and what it lacks joins it.
+        """
         world = self.cluster.world
         last = self.cluster.oracle.log.last
         what = "not looked at yet"
@@ -140,9 +147,21 @@ class Simulation:
             busy = sum(workload.busy for workload in self.workloads)
             if not what and busy:
                 what = f"{busy} clients have no answer"
+            wider = core | self.cluster.missing_for_quorum(core)
+            if what and wider != core:
+                core, began = wider, world.agenda.now
+                world.calm(core)
         report.settled_s = world.agenda.now - began
+        if what and self.cluster.majority_is_lost(core):
+            report.excused = what
+            return core
         check_alive(what, waited_s=report.settled_s)
-        while self._gossip_disagrees(core) and world.agenda.now < began + LIVENESS_S_MAX + GOSSIP_S_MAX:
+        return core
+
+    def _agree_on_members(self, core: frozenset[str]) -> None:
+        world = self.cluster.world
+        end = world.agenda.now + GOSSIP_S_MAX
+        while self._gossip_disagrees(core) and world.agenda.now < end:
             self._run_until(world.agenda.now + 0.5)
         for observer, subject, seen in self._gossip_disagrees(core)[:1]:
             raise Violation("gossip", f"{observer} still sees {subject} as {seen}")

@@ -29,6 +29,7 @@ def test_every_seed_is_green_and_long_enough() -> None:
     failures = "\n".join(f"seed {report.seed}: {report.failure}" for report in summary.failed)
     assert not summary.failed, f"replay with `python -m tests.sim.run --seed N --trace`\n{failures}"
     assert min(summary.steps) >= STEPS_MIN
+    assert summary.excused <= SEEDS / 50, "too many seeds lose their majority: the faults' budget is wrong"
     assert summary.wgl_gave_up <= SEEDS // 10, "the keys of the registers are used too long for an exact answer"
     if SEEDS >= 50:
         assert all(summary.struck_in[fault] >= SEEDS / 5 for fault in FAULTS), summary.struck_in

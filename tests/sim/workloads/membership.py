@@ -20,7 +20,8 @@ from tests.sim.workloads.workload import Workload, pick_weighted
 from tests.sim.world import World
 
 ELIGIBLE_MIN = 3
-"""Operators leave at least so many nodes that may vote."""
+"""Operators leave at least so many nodes that can be voters now: a group of two does not survive a lost disk, which is
+what lost majorities are for (rule T5), and not what is tested here."""
 
 PAUSES = 6
 """Operators think so much longer than other clients."""
@@ -82,10 +83,7 @@ class Membership(Workload):
 def toggle_vote(state: LedgerState, subject: NodeId) -> Entry | None:
     """Take the right to vote from this node or give it, but leave enough that have it."""
     member = state.active_members().get(subject)
-    if member is None:
-        return None
-    eligible = sum(other.may_vote for other in state.active_members().values())
-    if member.may_vote and eligible <= ELIGIBLE_MIN:
+    if member is None or (member.may_vote and len(eligible(state) - {subject}) < ELIGIBLE_MIN):
         return None
     return change(subject, may_vote=not member.may_vote)
 
@@ -95,7 +93,19 @@ def toggle_drain(state: LedgerState, subject: NodeId) -> Entry | None:
     member = state.active_members().get(subject)
     if member is None:
         return None
-    return change(subject, draining=member.status is not MemberStatus.DRAINING)
+    draining = member.status is not MemberStatus.DRAINING
+    if draining and len(eligible(state) - {subject}) < ELIGIBLE_MIN:
+        return None
+    return change(subject, draining=draining)
+
+
+def eligible(state: LedgerState) -> set[NodeId]:
+    """Who could be a voter, as the ledger knows it."""
+    return {
+        known
+        for known, member in state.active_members().items()
+        if member.may_vote and member.status is MemberStatus.ACTIVE and not member.relearn and known not in state.outs
+    }
 
 
 def change(subject: NodeId, *, may_vote: bool | None = None, draining: bool | None = None) -> Entry:

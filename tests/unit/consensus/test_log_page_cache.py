@@ -1,4 +1,4 @@
-"""What a process reads at its start may stand in the page cache alone; nothing may be built on it unless it is synced."""
+"""What a process reads at its start may stand in the page cache alone; nothing is built on it before it is synced."""
 
 from __future__ import annotations
 

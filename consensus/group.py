@@ -13,6 +13,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+from consensus.beginnings import LEDGER_GROUP as LEDGER_GROUP
+from consensus.beginnings import founding_write as founding_write
+from consensus.beginnings import recovering_write
 from consensus.group_core import GroupCore
 from consensus.group_effects import (
     Fenced,
@@ -30,29 +33,25 @@ from consensus.log_records import GroupWrite, Recovered
 from consensus.pull import Piece, PieceRequest, PullAnswer, PullRequest
 from consensus.raft.messages import (
     FROM_LEADER,
-    RAFT,
     Configuration,
-    EntryKind,
     Envelope,
-    HardState,
-    LogEntry,
     PreVoteRequest,
     ReplicaMark,
     SnapshotMeta,
     VoteRequest,
-    configuration_of,
 )
-from consensus.raft.outputs import NewerEpochSeen, NotLeader, ReadRefused, Refusal
+from consensus.raft.outputs import (
+    BecameFollower,
+    Busy,
+    LeaderReady,
+    NewerEpochSeen,
+    NotAllowed,
+    NotLeader,
+    ReadRefused,
+    Refusal,
+)
 from mesh.machine import ASLEEP
 from mesh.names import MeshId, NodeId
-
-LEDGER_GROUP = 0
-
-
-def founding_write(node_id: NodeId, *, group: int = LEDGER_GROUP) -> GroupWrite:
-    """What the founder of a group writes into its empty log: a configuration with itself as the only voter."""
-    entry = LogEntry(1, 1, EntryKind.CONFIG, RAFT.encode(configuration_of(frozenset({node_id}))))
-    return GroupWrite(group, hard_state=HardState(1, None), entries=(entry,), epoch=1)
 
 
 class Group:
@@ -102,6 +101,7 @@ class Group:
         self._rng = rng
         self._replica: Replica | None = None
         self._observer = Observer(self._core, rng)
+        self._newest_epoch = 0  # that was heard of
         self._choose_mode()
 
     # --- time -------------------------------------------------------------------------------------------------
@@ -172,6 +172,19 @@ class Group:
         if why and not core.read_only and len(core.log.mirror.acting.all_voters()) > 1:
             self.step_down(now, why)
         core.read_only = why
+
+    def recover(self, now: float, epoch: int) -> Refusal | None:
+        """Open the next epoch with this node as the only voter; an operator's decision alone (rule T5)."""
+        core = self._core
+        core.now = now
+        if core.leader is not None or not core.log.is_quiet:
+            return Busy(core.leader, "there is a leader" if core.leader is not None else "a write is under way")
+        if epoch != core.log.epoch + 1:
+            return NotAllowed(None, f"this node is in epoch {core.log.epoch}")
+        self._become_observer()
+        self._observer.puller.stop()
+        core.log.queue(recovering_write(core.me, epoch, core.log.mirror.last, group=core.group))
+        return None
 
     def _not_leader(self) -> NotLeader:
         return NotLeader(self._core.leader, "this node is an observer")
@@ -352,6 +365,12 @@ class Group:
             raft=raft,
         )
 
+    def last_entry(self) -> tuple[int, int]:
+        """Term and index of the last durable entry."""
+        log = self._core.log.mirror
+        term = log.term_at(log.last)
+        return (0 if term is None else term), log.last
+
     def _term(self) -> int:
         return self._core.log.hard_state.term if self._replica is None else self._replica.status().term
 
@@ -389,10 +408,14 @@ class Group:
         core = self._core
         events = replica.drain()
         core.events += events
-        if core.leader is not None and events:
-            self._observer.puller.stop()
-        elif any(isinstance(event, NewerEpochSeen) for event in events):
+        for event in events:
+            if isinstance(event, NewerEpochSeen):
+                self._newest_epoch = max(self._newest_epoch, event.epoch)
+        if self._newest_epoch > core.log.epoch:
+            # The mesh was recovered without this replica, whatever leader it may still hear (rule T5).
             self._observer.puller.start(core.now, patient=False)
+        elif core.leader is not None and any(isinstance(event, BecameFollower | LeaderReady) for event in events):
+            self._observer.puller.stop()
 
     # --- modes ------------------------------------------------------------------------------------------------
 

@@ -86,17 +86,14 @@ def pull_answer(
         RefusedError: `fenced.diverged`: the asker holds another entry there. Both cannot be the mesh's history.
     """
     after = request.after_index
+    if after > applied and request.epoch < epoch:
+        raise _diverged(f"entry {after} was never agreed on in epoch {epoch}")
     use_snapshot = after < log.base or not log.reaches_snapshot
     entries: tuple[LogEntry, ...] = ()
     if not use_snapshot and after <= applied:
         ours = log.term_at(after)
         if ours is not None and ours != request.after_term:
-            raise RefusedError(
-                "the asker's history is not this mesh's",
-                why=f"entry {after} is of term {ours} here and of term {request.after_term} there",
-                hint="it has to begin with an empty log",
-                code="fenced.diverged",
-            )
+            raise _diverged(f"entry {after} is of term {ours} here and of term {request.after_term} there")
         entries = log.batch(after + 1, applied, entries_max=BATCH_ENTRIES_MAX, bytes_max=BATCH_BYTES_MAX)
     return PullAnswer(
         epoch=epoch,
@@ -107,4 +104,13 @@ def pull_answer(
         heard_ms_ago=min(int(age_s * 1000), 2**53) if age_s != float("inf") else 2**53,
         entries=entries,
         use_snapshot=use_snapshot and after < applied,
+    )
+
+
+def _diverged(why: str) -> RefusedError:
+    return RefusedError(
+        "the asker's history is not this mesh's",
+        why=why,
+        hint="it has to begin with an empty log",
+        code="fenced.diverged",
     )

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 
 import trio
 
+from consensus.beginnings import LEDGER_GROUP, founding_write
 from consensus.boot import mark_of, peer_facts
 from consensus.disk import Disk
-from consensus.group import LEDGER_GROUP, Group, founding_write
+from consensus.group import Group
 from consensus.group_effects import Fenced, GroupConfig, GroupOutput, GroupStatus, Mode
 from consensus.host import Host, HostStatistics
-from consensus.ledger_entries import CreateMesh, Done, Entry, Refused
+from consensus.ledger_entries import CreateMesh, Done, Entry, OpenEpoch, Refused
 from consensus.ledger_state import LedgerState
 from consensus.log_records import recovered_from
 from consensus.log_store import LogStore
@@ -32,7 +33,10 @@ from consensus.raft.messages import Configuration
 from consensus.raft.outputs import Busy, NotLeader, RaftStatus, Refusal
 from consensus.read_indexes import ReadIndexes
 from consensus.records import BootMark
+from consensus.recovery import Recovery, Survivor
 from consensus.snapshot_store import SnapshotStore
+from consensus.watchers import LedgerChanged as LedgerChanged
+from consensus.watchers import Watchers
 from mesh.errors import (
     ConflictError,
     DeadlineError,
@@ -65,13 +69,6 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
-class LedgerChanged:
-    """Something was applied, up to this index at least, or the leader changed."""
-
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
 class Quorum:
     """Who decides, as far as this node knows."""
 
@@ -82,19 +79,6 @@ class Quorum:
     @property
     def needed(self) -> int:
         return len(self.voters) // 2 + 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Watcher:
-    """A channel that holds the newest item: an unread one gives way to it."""
-
-    sender: trio.MemorySendChannel[LedgerChanged]
-    receiver: trio.MemoryReceiveChannel[LedgerChanged]
-
-    def tell(self, change: LedgerChanged) -> None:
-        if self.sender.statistics().current_buffer_used:
-            self.receiver.receive_nowait()
-        self.sender.send_nowait(change)
 
 
 class Ledger:
@@ -165,8 +149,9 @@ class Ledger:
             node_id, self._group, peers, server, rng=rng, wall_ms=wall_ms, sources=self._sources, wake=wake
         )
         self._read_indexes = ReadIndexes(self._group, peers, server, sources=self._sources, wake=wake)
+        self._recovery = Recovery(node_id, self._group, peers, server, sources=self._others, wake=wake)
         self._moved = trio.Event()
-        self._watchers: list[_Watcher] = []
+        self._watchers = Watchers()
         self._seen: tuple[int, NodeId | None, bool] = (self.state.applied, None, False)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -265,15 +250,8 @@ class Ledger:
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[trio.MemoryReceiveChannel[LedgerChanged]]:
         """A channel with an item whenever something was applied or the leader changed; many changes may be one item."""
-        sender, receiver = trio.open_memory_channel[LedgerChanged](1)
-        watcher = _Watcher(sender, receiver)
-        self._watchers.append(watcher)
-        try:
-            yield receiver
-        finally:
-            self._watchers.remove(watcher)
-            sender.close()
-            receiver.close()
+        with self._watchers.watch() as changes:
+            yield changes
 
     # --- writing ----------------------------------------------------------------------------------------------
 
@@ -340,6 +318,27 @@ class Ledger:
         assert leader is not None
         return leader
 
+    async def survivors(self, *, deadline: float) -> tuple[Survivor, ...]:
+        """How far the logs of those reach that can be reached, the best first; for `recover`."""
+        return await self._recovery.survivors(deadline=deadline)
+
+    async def recover(self, epoch: int, *, deadline: float) -> NodeId:
+        """Go on without the lost majority: the best survivor opens this epoch. An operator's decision alone (T5).
+
+        Returns:
+            The survivor that leads now; the voters are filled up from the living by its duties.
+
+        Raises:
+            RefusedError: Somebody hears a leader.
+            ConflictError: Another epoch is the next one.
+        """
+        best = await self._recovery.open_epoch(epoch, deadline=deadline)
+        while (mesh := self.state.mesh) is None or mesh.epoch < epoch:
+            self.catch_up()
+            await self.propose(OpenEpoch(epoch, "the majority of the voters was lost"), deadline=deadline)
+            await self._pause(deadline)
+        return best
+
     def catch_up(self) -> None:
         """There is a sign that this copy is behind (a stranger came): ask somebody now."""
         self._group.catch_up(trio.current_time())
@@ -374,18 +373,21 @@ class Ledger:
             self._group.set_mesh(mesh.mesh_id)
         self._moved.set()
         self._moved = trio.Event()
-        for watcher in self._watchers:
-            watcher.tell(LedgerChanged(applied))
+        self._watchers.tell(LedgerChanged(applied))
         self._proposals.note_change()
         self._host.refresh_sources()
 
     def _sources(self) -> Sequence[NodeId]:
-        """The trusted members other than this one: the linked ones, or else all."""
+        """Whom the log could be copied from: the linked ones of the other trusted members, or else all."""
+        others = self._others()
+        linked = self._peers.linked()
+        return [node_id for node_id in others if node_id in linked] or others
+
+    def _others(self) -> list[NodeId]:
+        """The trusted members other than this one."""
         members = self.state.active_members()
         trusted = {node_id for node_id, member in members.items() if member.trusted} or set(self._contacts)
-        trusted.discard(self._me)
-        linked = trusted & self._peers.linked()
-        return sorted(linked or trusted)
+        return sorted(trusted - {self._me})
 
     # --- outcomes ---------------------------------------------------------------------------------------------
 

@@ -30,6 +30,9 @@ WAIT_S = 5.0
 ANSWER_S = 3.0
 """How much later than its waiting time an answer may come."""
 
+LOOK_AROUND_S = 1.0
+"""How often a replica without a leader asks one of its peers, the next one each time."""
+
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.1, 2.0
 SNAPSHOT_BYTES_MAX = 1024 * 1024 * 1024
 
@@ -196,7 +199,9 @@ class Puller:
     def go_on(self, now: float) -> None:
         """What was answered is durable; ask for what follows."""
         if self._running and self._asked is None and self._next_at == ASLEEP:
-            self._next_at = now if self._patient else now + WAIT_S
+            self._next_at = now if self._patient else now + LOOK_AROUND_S
+            if not self._patient and self._sources:
+                self._sources.append(self._sources.pop(0))
 
     def failed(self, now: float, number: int) -> None:
         """No answer, or a refusal."""

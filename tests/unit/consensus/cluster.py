@@ -6,7 +6,8 @@ import random
 from collections import deque
 from collections.abc import Callable
 
-from consensus.group import Group, founding_write
+from consensus.beginnings import founding_write
+from consensus.group import Group
 from consensus.group_effects import GroupConfig, GroupOutput, PeerFact, PeerFacts, Settled, StateMachine
 from consensus.log_store import LogOptions, LogStore
 from consensus.pull import Pull, PullRequest

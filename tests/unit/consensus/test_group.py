@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from consensus.group_effects import Fenced, GroupConfig, Mode
+from consensus.group_effects import Fenced, GroupConfig, Mode, PeerFact
 from consensus.raft.config import RaftConfig
 from consensus.raft.outputs import ReadReady
 from tests.unit.consensus.cluster import Cluster, Node, founded
@@ -189,3 +189,85 @@ def test_a_foreign_history_is_told_and_never_mixed_in() -> None:
     one.run(10)
     assert stranger.tape == [b"other"] * 2
     assert any(isinstance(event, Fenced) for event in stranger.events)
+
+
+def test_the_best_survivor_goes_on_in_the_next_epoch_and_the_others_follow() -> None:
+    cluster = founded("abcde")
+    for number in range(10):
+        cluster.propose(b"%d" % number)
+    cluster.run(2)
+    for lost in "abc":
+        cluster[lost].crash()
+    cluster.run(5)
+    survivor = cluster["d"].group
+    assert survivor is not None
+    assert survivor.recover(cluster.now, 1) is not None
+    assert survivor.recover(cluster.now, 2) is None
+    cluster["d"].perform()
+    cluster.run(20)
+    assert survivor.is_leader
+    assert cluster.propose(b"after") == b"done:after"
+    cluster.run(10)
+    follower = cluster["e"].group
+    assert follower is not None
+    assert (follower.status().epoch, follower.status().mode) == (2, Mode.OBSERVER)
+    assert cluster["e"].tape == [*(b"%d" % number for number in range(10)), b"after"]
+
+
+def test_who_returns_from_a_given_up_epoch_never_agrees_on_anything_again() -> None:
+    cluster = founded("abc")
+    cluster.propose(b"before")
+    cluster.run(2)
+    others = [name for name in "abc" if name != "c"]
+    cluster.cut = {"c"}
+    for name in others:
+        cluster[name].crash()
+    cluster.cut = set()
+    cluster.run(3)
+    survivor = cluster["c"].group
+    assert survivor is not None
+    assert survivor.recover(cluster.now, 2) is None
+    cluster["c"].perform()
+    assert cluster.propose(b"new") == b"done:new"
+    for name in others:
+        cluster[name].start()
+    for _ in range(3):
+        cluster.run(20)
+        for name in others:
+            if any(isinstance(event, Fenced) for event in cluster[name].events):
+                cluster[name].events.clear()
+                cluster[name].crash(wipe=True)  # as the daemon does, which moves the old memory aside
+                cluster[name].start()
+    assert survivor.is_leader
+    for name in others:
+        group = cluster[name].group
+        assert group is not None
+        assert cluster[name].tape == [b"before", b"new"]
+        assert (group.status().epoch, group.status().mode) == (2, Mode.OBSERVER)
+
+
+def test_a_survivor_that_hears_a_leader_recovers_nothing() -> None:
+    cluster = founded("abc")
+    follower = next(node for node in cluster.nodes.values() if node is not cluster.leader())
+    assert follower.group is not None
+    assert follower.group.recover(cluster.now, 2) is not None
+    assert cluster.propose(b"on") == b"done:on"
+
+
+def test_a_replica_whose_log_is_new_does_not_vote_before_it_is_known() -> None:
+    cluster = founded("abc")
+    cluster.propose(b"one")
+    cluster.run(2)
+    stores = {node.name: node.store.store_id for node in cluster.nodes.values()}
+    cluster.facts = lambda machine: lambda node_id: PeerFact(stores[node_id], may_vote=True)
+    for node in cluster.nodes.values():
+        node.crash(wipe=node.name == "b")
+        node.start()
+    cluster["c"].crash()
+    cluster.run(20)
+    assert not any(node.group is not None and node.group.is_leader for node in cluster.nodes.values())
+    stores[cluster["b"].name] = cluster["b"].store.store_id
+    cluster["c"].start()
+    assert cluster.propose(b"two") == b"done:two"
+    cluster.run(5)
+    assert cluster["b"].tape == [b"one", b"two"]

@@ -32,6 +32,9 @@ QUEUE_MAX = 1024
 ATTEMPT_S = 2.0
 """An attempt unanswered for so long is repeated: a commit takes milliseconds, an election about a second."""
 
+MARGIN_S = 0.05
+"""Attempts end so much before their request: else a message that certainly was not sent would be told as unknown."""
+
 RETRY_S_MIN, RETRY_S_MAX = 0.02, 0.5
 
 SESSION_UNKNOWN = "session.unknown"
@@ -255,6 +258,10 @@ class Proposer:
                 self._send(now, job)
 
     def _send(self, now: float, job: _Job) -> None:
+        until = min(job.deadline - MARGIN_S, now + ATTEMPT_S)
+        if until <= now:
+            job.next_at = ASLEEP  # too late for another
+            return
         to = self._leader
         if to is None:
             if not self._candidates:
@@ -264,11 +271,11 @@ class Proposer:
             self._turn += 1
         self._numbers += 1
         job.attempt, job.asked = self._numbers, to
-        job.attempt_until = min(job.deadline, now + ATTEMPT_S)
+        job.attempt_until = until + MARGIN_S
         session_id = job.session.session_id if job.session is not None else NO_SESSION
         sequence = job.session.sequence if job.session is not None else 0
         request = ProposeRequest(session_id, sequence, job.entry)
-        self._attempts.append(Attempt(self._numbers, to, request, job.attempt_until))
+        self._attempts.append(Attempt(self._numbers, to, request, until))
 
     def _give_up_attempt(self, job: _Job, *, arrived: bool) -> None:
         job.may_have_arrived = job.may_have_arrived or arrived

@@ -18,7 +18,7 @@ from consensus.disk import RealDisk
 from consensus.group_effects import GroupConfig, Mode
 from consensus.host import PULL_LOG
 from consensus.ledger import Ledger, LedgerChanged
-from consensus.ledger_entries import AddInvite, Admit, CreateMesh, PutApiToken
+from consensus.ledger_entries import AddInvite, Admit, CreateMesh, Noop, PutApiToken
 from consensus.log_store import LogOptions, LogStore
 from consensus.pull import PullRequest
 from consensus.records import ApiToken, Invite, Member, MemberStatus, MeshRecord
@@ -172,7 +172,7 @@ async def _promote(ledger: Ledger, voters: frozenset[NodeId]) -> None:
         try:
             await ledger.change_membership(voters, frozenset(), deadline=soon())
         except (RefusedError, ConflictError):
-            await trio.sleep(0.02)
+            await ledger.propose(Noop(), deadline=soon())
         else:
             return
 
@@ -279,7 +279,7 @@ async def test_a_snapshot_is_taken_and_a_newcomer_starts_from_it(tmp_path: Path)
         for number in range(120):
             await one.ledger.propose(token(str(number)), deadline=soon())
         while one.ledger.status().snapshot_index == 0:
-            await trio.sleep(0.01)
+            await one.ledger.propose(Noop(), deadline=soon())
         await one.stop()
         await one.start(mesh.nursery)
         await one.ledger.read_barrier(deadline=soon())

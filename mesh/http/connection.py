@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
 
@@ -35,7 +36,7 @@ class Counts:
     """What a server has seen, summed over its connections."""
 
     requests: int = 0
-    refused: int = 0  # broke HTTP or hit a limit
+    refused: Counter[str] = field(default_factory=Counter)  # by the error's code, which names the limit that was hit
     timed_out: int = 0
     gone: int = 0  # the client left in the middle
     failed: int = 0  # the handler raised, or its answer was no HTTP
@@ -102,7 +103,7 @@ class HttpConnection:
             if not exchange.started and not exchange.upgraded:
                 raise BadAnswer("the application ended without an answer")
         except HttpRefused as error:
-            self._counts.refused += 1
+            self._counts.refused[error.stable_code] += 1
             await exchange.refuse(error)
         except (PeerGone, *BROKEN):
             raise
@@ -149,7 +150,7 @@ class HttpConnection:
 
     async def _refuse(self, error: HttpRefused) -> None:
         """Answer a request that couldn't be read, then close (attack 26: nothing after it is parsed)."""
-        self._counts.refused += 1
+        self._counts.refused[error.stable_code] += 1
         status, headers, body = refusal(error)
         writer = ResponseWriter(None, keep_alive=False)
         block = writer.head(status, headers, date=date(), whole=len(body)) + writer.data(body)

@@ -13,7 +13,7 @@ from mesh.http.messages import Endpoints, Framing, Headers, RequestHead, Respons
 from mesh.http.responses import HOP_BY_HOP, encode_request
 from mesh.http.wsframes import asks_for_websocket, handshake_fault
 
-SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
+SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 """RFC 9110 9.2.1: asking twice is no more than asking once."""
 
 _TOLD_BY_RELAYS = (b"x-forwarded", b"x-freecloud-", b"x-original-", b"x-rewrite-")

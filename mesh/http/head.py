@@ -231,8 +231,8 @@ def _only_host(headers: Headers, http_1_0: bool) -> bytes:
 
 def _target(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes, bytes]:
     """(host, path, query) of a request target (RFC 9112 3.2)."""
-    if method == b"CONNECT":
-        raise HttpRefused("this server is no tunnel", status=501)
+    if method in (b"CONNECT", b"TRACE"):  # no proxy; and a page shall not read back what its browser keeps from it
+        raise HttpRefused("this method is not spoken here", status=501)
     if target == b"*":
         if method != b"OPTIONS":
             raise HttpRefused("only OPTIONS may ask for *")

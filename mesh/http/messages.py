@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
 
 from mesh.errors import ProtocolError
 
@@ -92,10 +91,8 @@ class HttpRefused(ProtocolError):
     `status` is the hint for the edge (RFC 9110 15.5); a client that gets a bad response ignores it.
     """
 
-    code: ClassVar[str] = "protocol.http"
-
     def __init__(self, what: str, *, status: int = 400, why: str = "", hint: str = "", code: str | None = None) -> None:
-        super().__init__(what, why=why, hint=hint, code=code)
+        super().__init__(what, why=why, hint=hint, code=code or "protocol.http")
         self.status = status
 
 

@@ -27,8 +27,6 @@ _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".en
 class BadAnswer(FailedError):
     """The application's answer can't be put into HTTP: its fault, not the client's."""
 
-    code = "failed.answer"
-
 
 class ResponseWriter:
     """The answer to one request: `head`, then `data` as often as need be, then `end`; `keep_alive` when all is said.

@@ -36,7 +36,7 @@ class HttpStatistics:
     accepted: int
     turned_away: int  # over a limit of connections
     requests: int
-    refused: int
+    refused: tuple[tuple[str, int], ...]  # by the error's code, which names the limit that was hit
     timed_out: int
     gone: int
     failed: int
@@ -106,7 +106,7 @@ class HttpServer:
             self._accepted,
             self._turned_away,
             counts.requests,
-            counts.refused,
+            tuple(sorted(counts.refused.items())),
             counts.timed_out,
             counts.gone,
             counts.failed,

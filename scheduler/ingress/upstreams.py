@@ -27,6 +27,8 @@ IDLE_LOCAL_MAX = 16
 IDLE_REMOTE_MAX = 2
 """Of tunnels: each idle one holds a stream of a link that bundles and logs share."""
 
+CLOSE_ALL_S = 2.0
+
 IDLE_S = 15.0
 """Shorter than what servers keep an idle connection for (Node 5 s is the exception), so that few have gone stale."""
 
@@ -144,13 +146,17 @@ class UpstreamPool:
         self._changed.set()
 
     async def expire(self) -> None:
-        """Close what has rested for too long, when its time has come; runs until cancelled."""
-        while True:
-            self._changed = trio.Event()
-            await self._close_older_than(trio.current_time() - self._idle_s)
-            oldest = min((u.idle_since for resting in self._idle.values() for u in resting), default=float("inf"))
-            with trio.move_on_at(oldest + self._idle_s):
-                await self._changed.wait()
+        """Close what has rested for too long, when its time has come; on cancellation, all."""
+        try:
+            while True:
+                self._changed = trio.Event()
+                await self._close_older_than(trio.current_time() - self._idle_s)
+                oldest = min((u.idle_since for resting in self._idle.values() for u in resting), default=float("inf"))
+                with trio.move_on_at(oldest + self._idle_s):
+                    await self._changed.wait()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_ALL_S):
+                await self._close_older_than(float("inf"))
 
     async def _close_older_than(self, moment: float) -> None:
         expired: list[Upstream] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import trio
 from mesh.http.connection import Exchange
 from mesh.http.limits import HttpLimits
 from mesh.http.server import HttpServer
+from mesh.identity import create_identity
 from tests.unit.http.served import END, wire_to
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -130,6 +132,8 @@ async def test_a_head_that_takes_longer_than_ten_seconds_ends_the_connection(sta
         await wire.send(started)
         began = trio.current_time()
         received = await wire.receive_to_end()
+        if started:
+            assert wire.server.statistics().refused == (("limit.head-time", 1),)
         assert trio.current_time() - began == pytest.approx(10, abs=0.1)
         assert received.startswith(b"HTTP/1.1 408 ") if started else received == b""
 
@@ -308,6 +312,33 @@ async def test_connections_over_the_limit_are_turned_away() -> None:
         await fourth.send_all(GET)
         assert (await fourth.receive_some(1000)).startswith(b"HTTP/1.1 200 ")
         nursery.cancel_scope.cancel()
+
+
+async def test_over_tls_the_scheme_is_https_and_a_plain_client_gets_nothing(tmp_path: Path) -> None:
+    seen = []
+
+    async def note(exchange: Exchange) -> None:
+        seen.append(exchange.endpoints.scheme)
+        await hello(exchange)
+
+    identity = create_identity(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(identity.pem_path)
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    address = listeners[0].socket.getsockname()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(HttpServer(note, tls=context).run, listeners)
+        trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        trusting.check_hostname = False
+        trusting.verify_mode = ssl.CERT_NONE
+        client = trio.SSLStream(await trio.open_tcp_stream(*address), trusting)
+        await client.send_all(GET)
+        assert bytes(await client.receive_some(1000)).endswith(b"hello")
+        async with await trio.open_tcp_stream(*address) as plain:
+            await plain.send_all(GET)
+            assert b"HTTP" not in await plain.receive_some(1000)
+        nursery.cancel_scope.cancel()
+    assert seen == ["https"]
 
 
 async def test_a_unix_socket_tells_who_is_at_its_other_end(tmp_path: Path) -> None:

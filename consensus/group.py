@@ -144,7 +144,7 @@ class Group:
         if self._replica is None:
             self._core.reads.append(ReadRefused(token, "this node is an observer"))
         else:
-            self._replica.raft.read_index(now, token)
+            self._replica.read(token)
 
     def change_membership(
         self, now: float, voters: frozenset[NodeId], learners: frozenset[NodeId]

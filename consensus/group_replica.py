@@ -18,6 +18,7 @@ from consensus.raft.outputs import (
     Output,
     PersistTicket,
     RaftStatus,
+    ReadRefused,
     Refusal,
     SteppedDown,
 )
@@ -37,6 +38,7 @@ class Replica:
         self._core = core
         self.started_at = core.now
         self._pending: dict[int, tuple[int, int]] = {}  # index → term, token
+        self._reading: dict[int, None] = {}  # tokens that Raft owes an answer; bounded by its `reads_max`
         self._received = bytearray()
         self._known: dict[NodeId, bytes] | None = None
         self._known_for: Configuration | None = None
@@ -61,8 +63,10 @@ class Replica:
         return self.raft.status()
 
     def end(self) -> None:
-        """This node is an observer from now on."""
+        """This node is an observer from now on: whoever waits for Raft's word has to ask elsewhere."""
         self._settle_all()
+        self._core.reads += [ReadRefused(token, "this node has become an observer") for token in self._reading]
+        self._reading.clear()
         self._core.end_leading()
         self._core.leader = None
 
@@ -80,6 +84,10 @@ class Replica:
         index, term = taken
         self._pending[index] = (term, token)
         return None
+
+    def read(self, token: int) -> None:
+        self._reading[token] = None
+        self.raft.read_index(self._core.now, token)
 
     def receive(self, envelope: Envelope) -> None:
         core = self._core
@@ -119,6 +127,8 @@ class Replica:
         core = self._core
         core.send += output.send
         core.reads += output.reads
+        for read in output.reads:
+            self._reading.pop(read.token, None)
         self._note_events(output.events)
         if output.committed:
             for entry, result in core.apply(output.committed):

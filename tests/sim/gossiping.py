@@ -39,7 +39,7 @@ def verify(public_key: bytes, domain: bytes, message: bytes, signature: bytes) -
     """Ed25519, remembered: the same claim is checked by everyone."""
     try:
         VerifyKey(public_key).verify(domain + message, signature)
-    except BadSignatureError:
+    except (BadSignatureError, ValueError):  # a malformed key is a no, as in mesh.identity
         return False
     return True
 

@@ -32,9 +32,10 @@ CONFINE_INSIDE = "/run/freecloud/confine.py"
 SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
 ETC = (
-    "alternatives", "ca-certificates", "ca-certificates.conf", "gai.conf", "group", "host.conf", "hosts", "ld.so.cache",
-    "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types", "nsswitch.conf", "passwd", "pki", "protocols",
-    "resolv.conf", "services", "ssl", "terminfo", "timezone",
+    "alternatives", "ca-certificates", "ca-certificates.conf", "debian_version", "fonts", "gai.conf", "group",
+    "host.conf", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "lsb-release", "mime.types",
+    "nsswitch.conf", "os-release", "passwd", "perl", "php", "pki", "protocols", "redhat-release", "resolv.conf",
+    "services", "ssl", "terminfo", "timezone",
 )  # fmt: skip
 """What programs need of /etc; named one by one, because a daemon that is root could read the rest for its app."""
 
@@ -166,17 +167,18 @@ class Sandbox:
                 argv += ["--symlink", str(Path(folder).readlink()), folder]
             else:
                 argv += ["--ro-bind-try", folder, folder]
+        for folder in ("/etc", "/run", "/run/freecloud", "/var"):
+            argv += _folder(folder)
         for name in ETC:
             argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
         size = ["--size", str(PRIVATE_TMP_BYTES)] if self.sized_tmp else []
         argv += ["--proc", "/proc", "--dev", "/dev", *size, "--perms", "1777", "--tmpfs", "/tmp"]  # noqa: S108
-        argv += ["--symlink", "/tmp", "/var/tmp", "--dir", "/run/freecloud"]  # noqa: S108
+        argv += ["--symlink", "/tmp", "/var/tmp"]  # noqa: S108
         argv += ["--ro-bind", confine.__file__, CONFINE_INSIDE]
         readable = [path for path in (str(self.interpreter.prefix), *_readable(launch)) if not _in_usr(path)]
         writable = _writable(launch)
         for folder in _ancestors([*readable, *writable]):
-            # Bubblewrap makes them for its own user alone.
-            argv += ["--perms", "0755", "--dir", folder]
+            argv += _folder(folder)
         for path in readable:
             argv += ["--ro-bind", path, path]
         for path in writable:
@@ -200,6 +202,11 @@ def _readable(launch: Launch) -> list[str]:
 
 def _writable(launch: Launch) -> list[str]:
     return [str(path) for path in (launch.work, *launch.writable)]
+
+
+def _folder(path: str) -> list[str]:
+    """A folder that the app's user can pass through: bubblewrap makes them for its own user alone."""
+    return ["--perms", "0755", "--dir", path]
 
 
 def _in_usr(path: str) -> bool:

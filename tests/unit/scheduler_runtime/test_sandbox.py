@@ -227,6 +227,37 @@ time.sleep(600)
     assert 10 <= count <= 60
 
 
+@pytest.mark.parametrize("which", LADDER, ids=lambda which: which.value)
+async def test_an_app_finds_what_programs_need(which: Rung, home: Path) -> None:
+    """Names, certificates, devices, temporary files, its own processes: else sandboxes get switched off."""
+    sandbox = await rung(which, home)
+    code = """
+import ssl, tempfile
+random = len(open("/dev/urandom", "rb").read(8))
+open("/dev/null", "w").write("x")
+names = socket.getaddrinfo("localhost", 80, socket.AF_INET)[0][4][0]
+hosts = bool(open("/etc/hosts").read()) and bool(open("/etc/passwd").read())
+shell = os.popen("echo $((6 * 7)); ls -d .").read()
+with tempfile.TemporaryDirectory() as folder:
+    os.mkdir(folder + "/sub")
+    os.symlink("a", folder + "/b")
+pair = socket.socketpair()
+import threading
+thread = threading.Thread(target=int)
+thread.start()
+thread.join()
+tell(random=random, names=names, hosts=hosts, shell=shell, me=open("/proc/self/comm").read())
+"""
+    async with open_beacon() as beacon:
+        launch = give(sandbox, launch_python(home / "apps" / "web-1", code, beacon=beacon), "web-1")
+        run = await ProcessRuntime(sandbox, groups=GROUPS).start(launch, deadline=soon())
+        told = await (await beacon.caller()).hear()
+        assert (await run.wait_exit()).code == 0
+    assert told["names"] == "127.0.0.1"
+    assert told["shell"] == "42\n.\n"
+    assert told["hosts"]
+
+
 async def test_signals_reach_the_app_through_bubblewrap(home: Path) -> None:
     sandbox = await rung(Rung.BUBBLEWRAP, home)
     code = """

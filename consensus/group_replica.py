@@ -190,7 +190,9 @@ class Replica:
     def _settle(self, index: int, term: int, result: bytes) -> None:
         expected, token = self._pending.pop(index, (0, 0))
         if expected:
-            self._core.settled.append(Settled(token, index, result if expected == term else None))
+            # Another term's entry there means that leadership ended, and with it everything was settled.
+            assert expected == term, f"entry {index} of term {expected} was replaced while its leader led"
+            self._core.settled.append(Settled(token, index, result))
 
     def _settle_all(self) -> None:
         """Leadership is over: whoever waits has to ask the next leader what became of it."""

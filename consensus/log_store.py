@@ -359,6 +359,7 @@ class LogStore:
             self._disk.pwrite(self._file, scan.unit_start, tail)
         self._disk.fsync(self._file)
         self._disk.sync_folder()
+        self._mark()
 
 
 def _name(number: int) -> str:

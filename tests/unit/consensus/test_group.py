@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 
+from consensus.beginnings import recovering_write
 from consensus.group_effects import Fenced, GroupConfig, Mode, PeerFact
 from consensus.raft.config import RaftConfig
+from consensus.raft.messages import Envelope, PreVoteReply, PreVoteRequest, ReplicaMark, VoteReply, VoteRequest
 from consensus.raft.outputs import ReadReady
+from mesh.names import NodeId
 from tests.unit.consensus.cluster import Cluster, Node, founded
 
 SHORT = GroupConfig(raft=RaftConfig(log_keep_entries=5), snapshot_entries=20)
@@ -271,3 +274,29 @@ def test_a_replica_whose_log_is_new_does_not_vote_before_it_is_known() -> None:
     assert cluster.propose(b"two") == b"done:two"
     cluster.run(5)
     assert cluster["b"].tape == [b"one", b"two"]
+
+
+def test_whoever_lost_its_log_grants_no_vote_even_to_those_who_do_not_know() -> None:
+    cluster = founded("abc")
+    stores = {node.name: node.store.store_id for node in cluster.nodes.values()}
+    cluster.facts = lambda machine: lambda node_id: PeerFact(stores[node_id], may_vote=True)
+    cluster["b"].crash(wipe=True)
+    cluster["b"].start()
+    lost = cluster["b"].group
+    assert lost is not None
+    asker = ReplicaMark(cluster["a"].name, stores[cluster["a"].name], 2, b"nonce")
+    for body in (PreVoteRequest(99, 99, 99), VoteRequest(99, 99, transfer=False)):
+        lost.receive(cluster.now, Envelope(0, 1, 99, asker, body))
+        output = lost.take_output()
+        if output.write is not None:
+            lost.written(cluster.now)
+        replies = [sent.envelope.body for sent in (*output.send, *lost.take_output().send)]
+        assert not any(reply.granted for reply in replies if isinstance(reply, PreVoteReply | VoteReply))
+
+
+def test_no_term_of_an_epoch_is_one_of_another() -> None:
+    first, second = (recovering_write(NodeId("a"), epoch, 10) for epoch in (2, 3))
+    assert first.hard_state is not None
+    assert second.hard_state is not None
+    assert second.hard_state.term - first.hard_state.term > 100 * 365 * 24 * 3600  # an election a second
+    assert first.entries[0].term == first.hard_state.term > 100 * 365 * 24 * 3600

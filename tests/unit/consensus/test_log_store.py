@@ -175,6 +175,18 @@ def test_rot_at_the_end_of_a_segment_that_has_a_successor_is_damage() -> None:
         open_store(disk, seed=2)
 
 
+def test_rot_in_the_very_last_unit_is_damage_once_its_mark_reached_the_disk() -> None:
+    disk = MemoryDisk()
+    store = open_store(disk)
+    store.write([GroupWrite(0, entries=entries(1, 1))])
+    store.write([GroupWrite(0, entries=entries(2, 3))])
+    quiet = disk.crash(random.Random(1), keep_all=True)
+    name = quiet.list()[0]
+    quiet.flip(name, quiet.names[name].content.rindex(b"rec") - 20)  # in the last entry, before the mark
+    with pytest.raises(DamagedError, match="written later"):
+        open_store(quiet, seed=2)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_a_flipped_bit_of_a_synced_log_is_told_or_harmless(seed: int) -> None:
     rng = random.Random(seed)

@@ -246,13 +246,14 @@ class ToyLedger:
         return Applied(self.index, Done(str(self.index)))
 
 
-@settings(max_examples=150)
+@settings(max_examples=200)
 @given(st.integers(0, 2**32))
 def test_decided_means_applied_once_and_expired_means_never(seed: int) -> None:
     rng = random.Random(seed)
     ledger, proposer = ToyLedger(), Proposer(rng)
     outcomes: dict[int, Outcome] = {}
     on_the_way: list[Attempt] = []
+    copies: list[Attempt] = []
     answers: list[tuple[int, Applied | NotTaken | Lost]] = []
     now = 0.0
     for step in range(300):
@@ -265,6 +266,9 @@ def test_decided_means_applied_once_and_expired_means_never(seed: int) -> None:
         on_the_way += output.attempts
         outcomes.update({finished.token: finished.outcome for finished in output.finished})
         rng.shuffle(on_the_way)
+        rng.shuffle(copies)
+        for copy in [copies.pop() for _ in range(rng.randint(0, len(copies)))]:
+            ledger.apply(copy)
         for attempt in [on_the_way.pop() for _ in range(rng.randint(0, len(on_the_way)))]:
             fate = rng.random()
             if fate < 0.15:
@@ -274,7 +278,7 @@ def test_decided_means_applied_once_and_expired_means_never(seed: int) -> None:
             else:
                 applied = ledger.apply(attempt)
                 if rng.random() < 0.2:
-                    on_the_way.append(attempt)  # the network doubles it; the copy comes late
+                    copies.append(attempt)  # the network doubles it; the copy comes late
                 if fate < 0.7:
                     answers.append((attempt.number, applied))
                 elif fate < 0.8:
@@ -283,7 +287,7 @@ def test_decided_means_applied_once_and_expired_means_never(seed: int) -> None:
             proposer.answered(now, number, answer)
     proposer.tick(now + 1000)
     outcomes.update({finished.token: finished.outcome for finished in proposer.take_output().finished})
-    for attempt in on_the_way:
+    for attempt in [*on_the_way, *copies]:
         ledger.apply(attempt)
     assert sorted(outcomes) == list(range(40))
     for token, outcome in outcomes.items():

@@ -41,6 +41,8 @@ from mesh.tunnel import RemoteTunnel
 
 FAILURE_BYTES_MAX = 4096
 
+MAYBE = "it may or may not have happened"
+
 
 class LinkWentAway(Exception):
     """The link closed before the call was put on it; nothing was sent."""
@@ -184,24 +186,22 @@ def _answer_in(method: Method[Any, ResponseT], reply: bytes) -> ResponseT:
 
 
 def _explain(broken: StreamBroken, stream: MuxStream, what: str) -> NoReturn:
-    raise _explanation(broken.reason, stream.was_sent(), what) from broken
+    raise _explanation(broken, stream.was_sent(), what) from broken
 
 
-def _explanation(reason: int | None, was_sent: bool, what: str) -> FreecloudError:
-    match reason:
+def _explanation(broken: StreamBroken, was_sent: bool, what: str) -> FreecloudError:
+    match broken.reason:
         case None if was_sent:
-            return OutcomeUnknown(
-                f"{what} was sent and the link was lost", why="it may or may not have happened"
-            )
+            return OutcomeUnknown(f"{what} was sent and not answered: {broken.why}", why=MAYBE)
         case None:
-            return UnreachableError(f"the link was lost before {what} was sent")
+            return UnreachableError(f"{what} was not sent", why=broken.why)
         case ResetReason.LIMIT:
             return ExhaustedError(
                 f"{what} met a limit of the link", why="too many calls, or too large a message"
             )
         case ResetReason.CANCELLED:
-            return OutcomeUnknown(f"the peer gave {what} up", why="it may or may not have happened")
+            return OutcomeUnknown(f"the peer gave {what} up", why=MAYBE)
         case ResetReason.FAILED:
             return FailedError(f"{what} failed at the peer")
         case _:
-            return ProtocolError(f"{what} broke the protocol", why=f"reset with reason {reason}")
+            return ProtocolError(f"{what} broke the protocol", why=broken.why)

@@ -53,11 +53,10 @@ _STREAMS_OF_LANE = {Lane.CONSENSUS: 32, Lane.CONTROL: 96, Lane.BULK: 128}
 class StreamBroken(trio.BrokenResourceError):
     """The stream ended before its time: reset by the peer for a reason, or gone with its link (reason None)."""
 
-    def __init__(self, reason: int | None) -> None:
-        super().__init__(
-            "the link is gone" if reason is None else f"the peer ended the stream (reason {reason})"
-        )
+    def __init__(self, reason: int | None, why: str) -> None:
+        super().__init__(why)
         self.reason = reason
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ class MuxStream:
         self._arrived: deque[tuple[bytes, bool]] = deque()  # (payload, more)
         self._end_arrived = False
         self._end_sent = False
-        self._broken: StreamBroken | None = None
+        self._broken: tuple[int | None, str] | None = None
         self._closed = False
         self._readable = trio.lowlevel.ParkingLot()
         self._writable = trio.lowlevel.ParkingLot()
@@ -193,9 +192,9 @@ class MuxStream:
     def writable(self) -> None:
         self._writable.unpark_all()
 
-    def broke(self, reason: int | None) -> None:
+    def broke(self, reason: int | None, why: str) -> None:
         if self._broken is None:
-            self._broken = StreamBroken(reason)
+            self._broken = (reason, why)
             self._unpark()
             if self.on_broken is not None:
                 self.on_broken()
@@ -219,7 +218,7 @@ class MuxStream:
                 await trio.lowlevel.checkpoint()
                 return None
             if self._broken is not None:
-                raise StreamBroken(self._broken.reason)
+                raise StreamBroken(*self._broken)
             await self._readable.park()
         payload, more = self._arrived.popleft()
         if len(payload) > bytes_max:
@@ -238,11 +237,11 @@ class MuxStream:
             await self._writable.park()
         if self._closed:
             raise trio.ClosedResourceError("this stream was closed here")
-        raise StreamBroken(None if self._broken is None else self._broken.reason)
+        raise StreamBroken(*(self._broken or (None, "the stream broke")))
 
     def _refuse(self, reason: ResetReason) -> NoReturn:
         self.reset(reason)
-        raise StreamBroken(reason)
+        raise StreamBroken(reason, f"ended here (reason {reason})")
 
 
 class Link:
@@ -375,8 +374,10 @@ class Link:
                     return
                 else:
                     await self._woken.wait()
-        except trio.BrokenResourceError as error:
-            self._end(LinkOver(by_kernel=True, why=str(error)))
+        except trio.BrokenResourceError:
+            # The peer has closed its end. What it sent before, answers perhaps, is still to be read: the reader
+            # meets the end of it and says so; were it never to, the silence would.
+            return
 
     async def _keep_time(self) -> None:
         while True:
@@ -402,7 +403,7 @@ class Link:
                         stream.writable()
                 case StreamReset():
                     if (stream := self._streams.pop(event.stream, None)) is not None:
-                        stream.broke(event.reason)
+                        stream.broke(event.reason, f"the peer ended the stream (reason {event.reason})")
                 case PeerRetired():
                     self._its_user().link_retired(self)
                 case CloseWanted(reason=LinkEnd.DRAINED):
@@ -429,8 +430,9 @@ class Link:
             self._scope.cancel()
 
     async def _clean_up(self) -> None:
+        why = self._over.why if self._over is not None else ""
         streams, self._streams = self._streams, {}
         for stream in streams.values():
-            stream.broke(None)
+            stream.broke(None, f"the link is gone: {why}")
         with trio.move_on_after(_CLOSE_S, shield=True):
             await self._stream.aclose()

@@ -56,6 +56,14 @@ def test_each_character_changed_is_refused() -> None:
             assert code_of(changed).startswith("invite.")
 
 
+def test_the_last_character_has_one_value_whatever_bits_of_it_count() -> None:
+    alphabet = string.ascii_letters + string.digits + "-_"
+    for extra in range(4):  # the length modulo 3 decides how many bits of the last character are used
+        text = encode_token(InviteToken(TOKEN.mesh_id, "t" * (4 + extra), TOKEN.secret, TOKEN.pins))
+        for other in alphabet.replace(text[-1], ""):
+            assert code_of(text[:-1] + other) == "invite.damaged"
+
+
 def test_each_truncation_is_told_from_damage() -> None:
     text = encode_token(TOKEN)
     for length in range(len(text)):

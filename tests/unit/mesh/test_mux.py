@@ -185,12 +185,15 @@ def test_a_lanes_window_survives_streams_that_were_reset_with_bytes_under_way() 
             pair.there.receive(0.0, frame)
         pair.settle()
     assert pair.here.statistics().streams == pair.there.statistics().streams == 0
-    stream = pair.here.open_stream(Lane.BULK, b"")
-    pair.here.send(stream, b"still open")
     pair.events()
+    streams = [pair.here.open_stream(Lane.BULK, b"") for _ in range(17)]
+    for stream in streams:
+        pair.here.send(stream, bytes(256 * 1024))
     pair.settle()
     _, events = pair.events()
-    assert received(events, stream) == b"still open"
+    # All of the window but what is owed, less than a quarter.
+    arrived = sum(len(received(events, stream)) for stream in streams)
+    assert 3 * 1024 * 1024 < arrived <= 4 * 1024 * 1024
 
 
 def test_a_stream_is_forgotten_when_both_sides_have_ended() -> None:
@@ -230,6 +233,23 @@ def test_finishing_lets_what_is_queued_leave_first() -> None:
     _, there = pair.events()
     assert StreamData(stream, b"last words", False, True) in there
     assert pair.here.statistics().streams == 0
+
+
+def test_what_arrives_for_a_stream_that_is_being_finished_is_dropped_and_credited() -> None:
+    pair = Pair()
+    stream = pair.here.open_stream(Lane.BULK, b"")
+    pair.here.send(stream, bytes(300 * 1024), end=True)  # more than its window: it waits for the reader
+    pair.settle()
+    pair.here.finish(stream)
+    pair.events()
+    pair.there.send(stream, b"z" * (600 * 1024))
+    pair.settle()
+    here, _ = pair.events()
+    assert received(here, stream) == b""
+    assert pair.there.queued_bytes(stream) == 0
+    pair.there.consumed(stream, 256 * 1024)
+    pair.settle()
+    assert pair.here.statistics().streams == pair.there.statistics().streams == 0
 
 
 def test_a_stream_over_the_limit_is_refused_and_the_link_goes_on() -> None:

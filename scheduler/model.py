@@ -43,6 +43,14 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """A node's absence. A node that was back between two looks is told by its mark, which is another one then."""
+
+    mark: int  # `Out.since_ms`; -1 for a node that is no member any more
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Sightings:
     """What this leader has seen, and since when by its own clock; see `scheduler.sightings`.
 
@@ -50,7 +58,7 @@ class Sightings:
     """
 
     led_since: float
-    gone_since: Mapping[NodeId, float] = field(default_factory=dict)  # marked out or removed
+    gone: Mapping[NodeId, Gone] = field(default_factory=dict)  # marked out or removed
     vacated: Mapping[str, float] = field(default_factory=dict)  # app → since when its last assignment is no more
     progress: Mapping[str, Progress] = field(default_factory=dict)
     trouble: Mapping[tuple[str, int, NodeId], float] = field(default_factory=dict)  # a release failed on that node
@@ -81,6 +89,10 @@ class ClusterView:
         """True when the ledger says so: marked out, or no member (any more). Gossip alone never says it."""
         member = self.members.get(node_id)
         return member is None or member.status is MemberStatus.REMOVED or node_id in self.outs
+
+    def gone_mark(self, node_id: NodeId) -> int:
+        """Which absence of a gone node this is."""
+        return self.outs[node_id].since_ms if node_id in self.outs else -1
 
     def report(self, assignment: Assignment) -> ReplicaReport | None:
         """What the node says of this very assignment; None when it doesn't know it (yet), or was not heard."""

@@ -106,6 +106,7 @@ class _AppPlan:
         release = self._view.releases[app.name, app.current]
         self._wish = Wish(app.name, app.current, release.bundle, manifest, frozenset(troubled))
         self._replicas = [self._judged(assignment) for assignment in assignments]
+        self._entries_before = len(draft.entries)
         self._placed = 0
         self._why_not = ""
 
@@ -114,7 +115,7 @@ class _AppPlan:
         self._landscape.set_staying(self._app.name, [replica.assignment for replica in good])
         step = next_step(self._app, self._manifest, self._replicas, self._zones())
         removed = self._remove(step)
-        waits = self._exclusive_waits(removed > 0)
+        waits = self._exclusive_waits()
         if not waits:
             self._place_missing(step, removed)
         if not waits:
@@ -179,15 +180,17 @@ class _AppPlan:
         self._draft.note(self._app.name, f"{name} stays for now, nothing could take its place: {answer}")
         return None
 
-    def _exclusive_waits(self, just_removed: bool) -> bool:
+    def _exclusive_waits(self) -> bool:
         """True while another replica of an exclusive app may still run somewhere."""
         if not self._manifest.exclusive:
             return False
-        if just_removed or any(replica.condition is not Condition.GONE for replica in self._replicas):
+        if any(replica.condition is not Condition.GONE for replica in self._replicas):
             return True
         seen, now = self._view.seen, self._view.now
         ends = [seen.led_since, seen.vacated.get(self._app.name, seen.led_since)]
-        ends += [seen.gone_since.get(replica.assignment.node, now) for replica in self._replicas]
+        for replica in self._replicas:
+            gone = seen.gone.get(replica.assignment.node)
+            ends.append(now if gone is None else gone.at)
         left_s = max(ends) + EXCLUSIVE_WAIT_S - now
         if left_s <= 0:
             return False
@@ -255,6 +258,8 @@ class _AppPlan:
             why_not=self._why_not or self._details(),
         )
         if said is not None:
+            if said.app.current != app.current:
+                del self._draft.entries[self._entries_before :]  # whatever was to become of the failed release
             self._draft.entries.append(said)
             self._draft.note(app.name, _verdict_text(app, said.app))
         elif app.state is ReleaseState.ROLLING and progress is not None:

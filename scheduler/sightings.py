@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from consensus.records import Assignment, ReleaseState
 from mesh.names import NodeId
-from scheduler.model import EXCLUSIVE_WAIT_S, ClusterView, Condition, Progress, Sightings, condition_of
+from scheduler.model import EXCLUSIVE_WAIT_S, ClusterView, Condition, Gone, Progress, Sightings, condition_of
 
 TROUBLE_RESTARTS = 5
 """Restarts after which a replica that still is not healthy tries another node: with the default back-off (1, 2, 4, 8,
@@ -25,7 +25,7 @@ def observe(before: Sightings, view: ClusterView) -> Sightings:
     """The sightings after this look; `view.seen` is not read."""
     return Sightings(
         led_since=before.led_since,
-        gone_since=_gone_since(before, view),
+        gone=_gone(before, view),
         vacated=_vacated(before, view),
         progress=_progress(before, view),
         trouble=_trouble(before, view),
@@ -33,9 +33,17 @@ def observe(before: Sightings, view: ClusterView) -> Sightings:
     )
 
 
-def _gone_since(before: Sightings, view: ClusterView) -> Mapping[NodeId, float]:
-    nodes = {assignment.node for assignment in view.assignments.values()} | set(view.outs)
-    return {node: before.gone_since.get(node, view.now) for node in sorted(nodes) if view.is_gone(node)}
+def _gone(before: Sightings, view: ClusterView) -> Mapping[NodeId, Gone]:
+    found = {}
+    for node in sorted({assignment.node for assignment in view.assignments.values()} | set(view.outs)):
+        if view.is_gone(node):
+            found[node] = _since(before, view, node)
+    return found
+
+
+def _since(before: Sightings, view: ClusterView, node: NodeId) -> Gone:
+    known, mark = before.gone.get(node), view.gone_mark(node)
+    return known if known is not None and known.mark == mark else Gone(mark, view.now)
 
 
 def _vacated(before: Sightings, view: ClusterView) -> Mapping[str, float]:
@@ -49,7 +57,7 @@ def _vacated(before: Sightings, view: ClusterView) -> Mapping[str, float]:
         new = view.assignments.get(replica_id)
         if new is not None and new.index == old.index:
             continue
-        ended = before.gone_since.get(old.node, view.now) if view.is_gone(old.node) else view.now
+        ended = _since(before, view, old.node).at if view.is_gone(old.node) else view.now
         found[old.app] = max(found.get(old.app, ended), ended)
     return found
 

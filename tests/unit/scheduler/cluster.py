@@ -81,7 +81,7 @@ class Cluster:
     def say(self, entry: Entry) -> bool:
         """Apply one entry; False when the ledger refused it."""
         self.index += 1
-        result = APPLY[type(entry)](self.facts, entry, Context(self.index, WALL_MS, NodeId("leader")))
+        result = APPLY[type(entry)](self.facts, entry, Context(self.index, WALL_MS + self.index, NodeId("leader")))
         return isinstance(result, Done)
 
     def deploy(self, manifest: Manifest) -> int:

@@ -206,6 +206,18 @@ def test_a_release_that_never_becomes_healthy_is_rolled_back_and_took_nothing_aw
     assert {assignment.replica_id for assignment in cluster.of("web")} == before
 
 
+def test_a_rollout_over_a_release_that_never_worked_frees_its_places_one_by_one() -> None:
+    cluster = cluster_of(4)
+    cluster.broken.add(("web", cluster.deploy(WEB)))
+    cluster.act()
+    cluster.become_healthy()
+    cluster.deploy(WEB)
+    plan = cluster.act()
+    assert (len(assigns(plan)), len(unassigns(plan))) == (1, 0)
+    cluster.settle()
+    assert {assignment.release for assignment in cluster.healthy("web")} == {2}
+
+
 def test_progress_gives_a_large_rollout_its_time() -> None:
     cluster = running(replace(WEB, replicas=8), count=8)
     cluster.deploy(replace(WEB, replicas=8))

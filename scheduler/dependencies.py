@@ -104,6 +104,7 @@ class Dependencies:
         launch = Launch(
             replica_id=plan.replica_id,
             run_id=secrets.token_hex(8),
+            group=f"{plan.replica_id}-install",
             command=("/bin/sh", "-c", SCRIPT, "sh", python, str(venv), str(replica.work), str(requirements)),
             environment={
                 "PATH": f"{replica.programs}:/usr/local/bin:/usr/bin:/bin",

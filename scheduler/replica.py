@@ -9,12 +9,9 @@ so a replica that is merely cancelled touches nothing.
 
 from __future__ import annotations
 
-import random
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import trio
 
@@ -22,25 +19,12 @@ from gossip.record import ReplicaHealth, ReplicaReport
 from mesh.errors import FreecloudError
 from scheduler import health, ports, replica_files
 from scheduler.backoff import Backoff
-from scheduler.dependencies import Dependencies
 from scheduler.health_gate import HealthGate
-from scheduler.replica_files import ReplicaFolder, RunnerFolders
-from scheduler.runtimes.command import shell_command
-from scheduler.runtimes.logs import log_path
+from scheduler.replica_files import ReplicaFolder
 from scheduler.runtimes.messages import ReplicaPlan, ReplicaRecord
 from scheduler.runtimes.procfs import boottime
-from scheduler.runtimes.runtime import (
-    EXCLUSIVE_LIMIT_S,
-    EXCLUSIVE_RENEW_EVERY_S,
-    RENEW_EVERY_S,
-    RENEWAL_LIMIT_S,
-    Launch,
-    ResourceLimits,
-    Run,
-    RunExit,
-    Runtime,
-)
-from scheduler.runtimes.sandbox import Sandbox
+from scheduler.runtimes.runtime import EXCLUSIVE_RENEW_EVERY_S, RENEW_EVERY_S, Run, RunExit
+from scheduler.surroundings import Surroundings, dependencies_of, make_launch
 
 T = TypeVar("T")
 
@@ -58,30 +42,6 @@ IDLE_S_MAX = 10.0
 """How long requests that were begun may hold up a graceful end; a WebSocket or a long download would for ever."""
 
 DETAIL_CHARACTERS_MAX = 120
-
-
-class Bundles(Protocol):
-    """What a replica needs of `scheduler.bundles.BundleExchange`."""
-
-    async def unpack(self, bundle: str, folder: Path, *, deadline: float) -> None:
-        """The source of this name into `folder`, which is made, fetched from a holder if need be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all replicas of a node share."""
-
-    runtime: Runtime
-    sandbox: Sandbox
-    folders: RunnerFolders
-    bundles: Bundles
-    dependencies: Dependencies
-    open_secrets: Callable[[tuple[str, ...]], Awaitable[Mapping[str, str]]]
-    entitled: Callable[[], float]  # boottime at which the leader was last heard
-    confirm: Callable[[], Awaitable[float]]  # the same, by asking now; raises when it cannot be known
-    wait_idle: Callable[[str], Awaitable[None]]  # until no request is in flight to this replica
-    node: Mapping[str, str]  # FREECLOUD_NODE, FREECLOUD_ZONE
-    rng: random.Random
 
 
 class Replica:
@@ -111,6 +71,7 @@ class Replica:
         self._life = trio.CancelScope()
         self._retire_reason: str | None = None
         self._serving = False  # when it was retired
+        self._leave_s = LEAVE_S
 
     @property
     def report(self) -> ReplicaReport:
@@ -135,13 +96,19 @@ class Replica:
         return self._port
 
     @property
-    def pid(self) -> int:
-        return self._run.facts.pid if self._run is not None else 0
+    def folder(self) -> ReplicaFolder:
+        return self._folder
 
-    def retire(self, reason: str) -> None:
-        """End it for good: gracefully, and its folder goes. `run` returns when that is done."""
+    def retire(self, reason: str, *, leave_s: float = LEAVE_S) -> None:
+        """End it for good: gracefully, and its folder goes. `run` returns when that is done.
+
+        Args:
+            reason: For people.
+            leave_s: How long it serves on, so that everybody hears of it first.
+        """
         if self._retire_reason is None:
             self._retire_reason = reason
+            self._leave_s = leave_s
             self._serving = self._health is ReplicaHealth.HEALTHY
             self._tell(ReplicaHealth.STOPPING, reason)
             self._life.cancel()
@@ -203,14 +170,12 @@ class Replica:
             await trio.to_thread.run_sync(replica_files.finish_unpacking, self._folder, around.sandbox, plan)
 
     async def _start(self) -> Run:
-        """One run: fresh port, secrets, a record of it on disk, and then the process."""
+        """One run: fresh port, a record of it on disk, and then the process."""
         plan, around, folder = self.plan, self._around, self._folder
         await trio.to_thread.run_sync(replica_files.make_folder, folder, around.sandbox, plan.replica_id)
-        venv = None
-        log = log_path(around.folders.logs, plan.app, plan.replica_id)
         if plan.install:
             self._tell(ReplicaHealth.STARTING, "installing dependencies")
-            venv = await around.dependencies.ensure(plan, folder, log)
+        venv = await dependencies_of(plan, around, folder)
         self._tell(ReplicaHealth.STARTING, "starting")
         entitled = await around.confirm() if plan.exclusive else boottime()
         values = await around.open_secrets(plan.secrets) if plan.secrets else {}
@@ -220,50 +185,13 @@ class Replica:
         with trio.CancelScope(shield=True):
             self._record = ReplicaRecord(plan, run_id=run_id, port=port, restarts=self._backoff.restarts)
             await trio.to_thread.run_sync(replica_files.write_record, folder, self._record)
-            owner = around.sandbox.owner_of(plan.replica_id)
-            secrets_folder = await trio.to_thread.run_sync(replica_files.write_secrets, values, owner)
-            launch = self._launch(self._record, log, venv, values, secrets_folder, entitled)
+            launch = await make_launch(
+                plan, around, folder, run_id=run_id, port=port, venv=venv, secret_values=values, entitled=entitled
+            )
             run = await around.runtime.start(launch, deadline=trio.current_time() + START_S_MAX)
             self._run, self._port = run, port
         self._tell(ReplicaHealth.STARTING, "started")
         return run
-
-    def _launch(
-        self,
-        record: ReplicaRecord,
-        log: Path,
-        venv: Path | None,
-        secret_values: Mapping[str, str],
-        secrets_folder: Path | None,
-        entitled: float,
-    ) -> Launch:
-        plan, around, folder = self.plan, self._around, self._folder
-        private_tmp = around.sandbox.private_tmp()
-        return Launch(
-            replica_id=plan.replica_id,
-            run_id=record.run_id,
-            command=shell_command(plan.command),
-            environment=replica_files.environment_of(
-                plan,
-                folder,
-                port=record.port,
-                venv=venv,
-                secret_values=secret_values,
-                secrets_folder=secrets_folder,
-                private_tmp=private_tmp,
-                node=around.node,
-            ),
-            work=folder.work,
-            run_folder=folder.run,
-            log=log,
-            readable=(folder.programs, *([venv] if venv is not None else [])),
-            writable=() if private_tmp else (folder.tmp,),
-            secrets_folder=secrets_folder,
-            limits=ResourceLimits(plan.cpu, plan.memory_bytes, plan.disk_bytes),
-            exclusive=plan.exclusive,
-            renewal_limit_s=EXCLUSIVE_LIMIT_S if plan.exclusive else RENEWAL_LIMIT_S,
-            entitled=entitled,
-        )
 
     async def _attend(self, run: Run) -> str:
         """Probe and renew until the run ends or has to be ended; returns why it did."""
@@ -342,7 +270,7 @@ class Replica:
     async def _leave(self, run: Run) -> None:
         """Serve on until everybody has heard of the leaving and what was begun is finished; many apps do neither on
         SIGTERM. An exclusive replica doesn't wait: its successor does."""
-        with trio.move_on_after(LEAVE_S):
+        with trio.move_on_after(self._leave_s):
             await run.wait_exit()
         with trio.move_on_after(IDLE_S_MAX):
             await self._around.wait_idle(self.plan.replica_id)

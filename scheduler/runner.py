@@ -27,7 +27,7 @@ from scheduler import replica_files
 from scheduler.dependencies import Dependencies, prune_venvs
 from scheduler.entitlement import Entitlement
 from scheduler.local_plan import Running, assigned_to, decide
-from scheduler.replica import Bundles, Replica, Surroundings
+from scheduler.replica import Replica
 from scheduler.replica_files import ReplicaFolder, RunnerFolders
 from scheduler.replica_plan import plan_of
 from scheduler.runtimes.logs import prune_logs
@@ -35,6 +35,7 @@ from scheduler.runtimes.messages import ReplicaPlan, ReplicaRecord
 from scheduler.runtimes.procfs import boottime
 from scheduler.runtimes.runtime import Runtime
 from scheduler.runtimes.sandbox import Sandbox
+from scheduler.surroundings import Bundles, Surroundings
 
 TICK_S = 1.0
 BARRIER_S_MAX = 5.0
@@ -167,7 +168,7 @@ class Runner:
         """End every replica of this node, gracefully, and start none: `down`. Their assignments stay in the ledger."""
         self._stopping = "this node goes down"
         for replica in self._replicas.values():
-            replica.retire(self._stopping)
+            replica.retire(self._stopping, leave_s=0.0)  # whoever drains a node has done so before
         with trio.move_on_at(deadline):
             while self._replicas:
                 await self._gone.wait()

@@ -14,7 +14,6 @@ Source: the kernel's admin-guide, `cgroup-v1/` and `cgroup-v2.rst`.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,22 +45,16 @@ class ControlGroups:
         """Whether this resource is bounded."""
         return any(controller in (name, *(CONTROLLERS if name == "v2" else ())) for name, _ in self.roots)
 
-    def prepare(self, replica_id: str, limits: ResourceLimits) -> tuple[str, ...]:
-        """Make this replica's groups, with its limits; returns their folders. Empty groups left over are reused."""
+    def prepare(self, group: str, limits: ResourceLimits) -> tuple[str, ...]:
+        """Make the groups of one run, with its limits; returns their folders. Empty groups left over are reused."""
         folders = []
         for name, root in self.roots:
-            folder = root / replica_id
+            folder = root / group
             folder.mkdir(parents=True, exist_ok=True)
             for file, value in _settings(name, limits):
                 (folder / file).write_text(value)
             folders.append(str(folder))
         return tuple(folders)
-
-    def remove(self, replica_id: str) -> None:
-        """Remove this replica's groups, if they are empty."""
-        for _, root in self.roots:
-            with contextlib.suppress(OSError):
-                (root / replica_id).rmdir()
 
 
 NO_CONTROL_GROUPS = ControlGroups(())

@@ -110,7 +110,7 @@ class ProcessRuntime:
         launch.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in (SOCKET_NAME, RECORD_NAME):
             (launch.run_folder / name).unlink(missing_ok=True)
-        groups = self._groups.prepare(launch.replica_id, launch.limits)
+        groups = self._groups.prepare(launch.group, launch.limits)
         return self._spec(launch, groups)
 
     def _spec(self, launch: Launch, groups: tuple[str, ...]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Launch:
 
     replica_id: str
     run_id: str  # random; names this run in its folder and on its control socket
+    group: str  # name of its control groups: everything in them ends with this run
     command: tuple[str, ...]
     environment: Mapping[str, str]  # of the app, secrets included: goes to no disk
     work: Path  # the app's own folder: its current directory, writable

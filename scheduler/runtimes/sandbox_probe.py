@@ -206,6 +206,7 @@ def _launch(place: Path, sandbox: Sandbox) -> Launch:
     return Launch(
         replica_id="probe-1",
         run_id=secrets.token_hex(8),
+        group="probe-1",
         command=(str(sandbox.interpreter.path), "-I", "-S", "-c", SCRIPT, str(place / "private")),
         environment={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
         work=place / "work",

@@ -103,6 +103,7 @@ def launch_python(folder: Path, code: str, *, beacon: Beacon | None = None, **ch
         code = PRELUDE + code
     values: dict[str, Any] = {
         "replica_id": "web-1",
+        "group": "web-1",
         "run_id": secrets.token_hex(8),
         "command": (PYTHON, "-u", "-c", code),
         "environment": environment,

@@ -15,10 +15,13 @@ from gossip.messages import (
     Body,
     Claim,
     Dead,
+    MemberFacts,
     Nack,
     Packet,
     Ping,
     PingRequest,
+    PushFacts,
+    PushPull,
     Rumour,
     Standing,
     Suspect,
@@ -226,6 +229,56 @@ def test_a_helper_tells_of_silence_once_and_still_passes_a_late_ack_on() -> None
     assert talk.sent_of(Nack, to="b") == [(id_of("b"), Nack(77))]
     talk.says("c", Ack(ping.sequence))
     assert talk.sent_of(Ack, to="b") == [(id_of("b"), Ack(77))]
+
+
+def test_a_helper_passes_no_ack_on_that_another_sent() -> None:
+    talk = Dialogue()
+    talk.says("b", PingRequest(77, id_of("c")))
+    ((_, ping),) = talk.sent_of(Ping, to="c")
+    talk.says("d", Ack(ping.sequence))
+    assert not talk.sent_of(Ack, to="b")
+
+
+def test_better_health_brings_the_next_round_forward() -> None:
+    talk = Dialogue()
+    target, sequence = talk.await_ping()
+    started, multiplier = talk.now, talk.swim.statistics().awareness + 1
+    talk.says(name_of(target), Ack(sequence))
+    talk.await_ping()
+    assert talk.now - started == pytest.approx(LAN.probe_interval_s * (multiplier - 1))
+
+
+def test_a_member_that_was_never_heard_is_tried_at_each_of_its_addresses() -> None:
+    talk = Dialogue(names="ab", alive="")
+    talk.swim.set_addresses(talk.now, id_of("b"), ("one:1", "two:2"))
+    tried = set()
+    while talk.now < 4 * LAN.lost_probe_interval_s:
+        talk.at(talk.swim.next_deadline())
+        tried |= {send.address for send in talk.output.sends}
+    assert tried >= {"one:1", "two:2"}
+
+
+def test_of_a_removed_member_nothing_is_left() -> None:
+    talk = Dialogue()
+    talk.says("c", Rumour(), a_suspect("b", START, "c"))
+    talk.says("b", Rumour(), incarnation=START + 5)
+    talk.swim.set_members(talk.now, {id_of(name): public_key(name) for name in "acde"})
+    talk.sent.clear()
+    talk.at(talk.now + 30)
+    assert id_of("b") not in talk.swim.view()
+    assert not [update for update in talk.told_of(Suspect) if update.claim.body.node_id == id_of("b")]
+    assert id_of("b") not in {target for target, _ in talk.sent}
+
+
+def test_what_a_push_pull_changes_is_told_on_and_what_it_adds_is_not() -> None:
+    for known, told in ((True, 1), (False, 0)):
+        talk = Dialogue(alive="bcde" if known else "cde")
+        talk.at(3.0)
+        talk.sent.clear()
+        talk.swim.answer(talk.now, PushPull(PushFacts((MemberFacts(id_of("b"), a_claim("b", START + 3), None),))))
+        talk.at(talk.now + 0.5)
+        claims = {claim.body.incarnation for claim in talk.told_of(Claim) if claim.body.node_id == id_of("b")}
+        assert len(claims) == told
 
 
 def test_an_accusation_is_refuted_with_a_higher_incarnation() -> None:

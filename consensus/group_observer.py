@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from consensus.group_core import GroupCore
+from consensus.group_effects import Fenced
 from consensus.log_records import GroupWrite
 from consensus.pull import Piece, PullAnswer, PulledSnapshot, Puller
 
@@ -73,6 +74,10 @@ class Observer:
         if not missing and not newer_epoch:
             return
         first = missing[0] if missing else log.last + 1
+        if newer_epoch and first <= log.last:
+            # Its log is moved aside as a whole: nothing of what the old epoch said is thrown away (rule T5).
+            core.events.append(Fenced(f"entries from {first} on were never agreed on in epoch {newer_epoch}"))
+            return
         write = GroupWrite(
             core.group,
             truncate_from=first if first <= log.last else None,

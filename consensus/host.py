@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import trio
 
@@ -151,11 +152,12 @@ class Host:
     async def _drive(self, nursery: trio.Nursery) -> None:
         while True:
             due = min(group.next_deadline() for group in self._groups.values())
+            slept_at = trio.current_time()
             with trio.move_on_at(due):
                 await self._woken.wait()
             self._woken = trio.Event()
             now = trio.current_time()
-            self._note_lag(now, now - due)
+            self._note_lag(now, now - max(due, slept_at))
             for group in self._groups.values():
                 if group.next_deadline() <= now:
                     group.tick(now)
@@ -198,7 +200,8 @@ class Host:
     async def _write_batches(self) -> None:
         """Write whatever is wanted, all groups together, as soon as the last batch is done."""
         while True:
-            await self._write_wanted.wait()
+            with trio.move_on_after(FULL_RETRY_S if self._read_only else inf):
+                await self._write_wanted.wait()
             self._write_wanted = trio.Event()
             writes, self._writes = self._writes, {}
             compactions, self._compactions = self._compactions, {}

@@ -47,6 +47,7 @@ from mesh.errors import (
     NoQuorumError,
     OutcomeUnknown,
     RefusedError,
+    UnavailableError,
     rebuild,
 )
 from mesh.names import MeshId, NodeId
@@ -260,6 +261,7 @@ class Ledger:
 
         Raises:
             NoQuorumError: No leader could be reached in time; nothing happened.
+            UnavailableError: The leader would not take it in time (its disk is full); nothing happened.
             OutcomeUnknown: It was sent, and nobody could tell in time what became of it.
             ExhaustedError: Too much is waiting on this node, or the entry is too large.
             FreecloudError: It was applied, and refused by what the mesh has agreed on.
@@ -397,8 +399,10 @@ class Ledger:
                 return Committed(index, detail)
             case Decided(result=Refused() as refused):
                 raise rebuild(refused.code, Kind(refused.kind), refused.what, refused.why, refused.hint)
-            case Expired(reason=reason):
+            case Expired(leader=None, reason=reason):
                 raise self._no_quorum(reason)
+            case Expired(reason=reason):
+                raise UnavailableError("the leader takes no changes now", why=reason, hint="nothing was changed")
             case Unknown(reason=reason):
                 quorum = self._quorum_text()
                 raise OutcomeUnknown(

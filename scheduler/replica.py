@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import trio
 
 from gossip.record import ReplicaHealth, ReplicaReport
-from mesh.errors import FreecloudError
+from mesh.errors import FreecloudError, UnavailableError
 from scheduler import health, ports, replica_files
 from scheduler.backoff import Backoff
 from scheduler.health_gate import HealthGate
 from scheduler.replica_files import ReplicaFolder
 from scheduler.runtimes.messages import ReplicaPlan, ReplicaRecord
 from scheduler.runtimes.procfs import boottime
-from scheduler.runtimes.runtime import EXCLUSIVE_RENEW_EVERY_S, RENEW_EVERY_S, Run, RunExit
+from scheduler.runtimes.runtime import EXCLUSIVE_RENEW_EVERY_S, RENEW_EVERY_S, RENEWAL_LIMIT_S, Run, RunExit
 from scheduler.surroundings import Surroundings, dependencies_of, make_launch
 
 T = TypeVar("T")
@@ -98,6 +100,38 @@ class Replica:
     @property
     def folder(self) -> ReplicaFolder:
         return self._folder
+
+    async def run_beside(self, command: tuple[str, ...], run_folder: Path, log: Path) -> Run:
+        """Start a command as this replica: its folder, packages, secrets and sandbox, but limits of its own.
+
+        Raises:
+            UnavailableError: The replica has not been unpacked yet, or is on its way out.
+        """
+        if self.retiring or not self._folder.work.exists():
+            raise UnavailableError(f"{self.plan.replica_id} is not ready", why=self._detail)
+        plan, around = self.plan, self._around
+        venv = await dependencies_of(plan, around, self._folder)
+        values = await around.open_secrets(plan.secrets) if plan.secrets else {}
+        own = await make_launch(
+            plan,
+            around,
+            self._folder,
+            run_id=secrets.token_hex(8),
+            port=self._port,
+            venv=venv,
+            secret_values=values,
+            entitled=boottime(),
+        )
+        launch = replace(
+            own,
+            group=f"{plan.replica_id}-{run_folder.name}",
+            command=command,
+            run_folder=run_folder,
+            log=log,
+            exclusive=False,
+            renewal_limit_s=RENEWAL_LIMIT_S,
+        )
+        return await around.runtime.start(launch, deadline=trio.current_time() + START_S_MAX)
 
     def retire(self, reason: str, *, leave_s: float = LEAVE_S) -> None:
         """End it for good: gracefully, and its folder goes. `run` returns when that is done.

@@ -101,7 +101,16 @@ class TunnelTo:
 @RUNTIME.message("runner.exec")
 @dataclass(frozen=True, slots=True)
 class ExecRequest:
-    """The header of an exec tunnel: a command to run beside a replica, in its folder, sandbox and environment."""
+    """A command to run beside a replica, in its folder, sandbox and environment."""
 
     replica_id: str
     command: tuple[str, ...]
+
+
+@RUNTIME.message("runner.exec-output")
+@dataclass(frozen=True, slots=True)
+class ExecOutput:
+    """Lines that it wrote; in the last message of all, how it ended."""
+
+    lines: tuple[LogLine, ...]
+    exit_code: int | None  # as a shell tells it: 128 and the number for a signal

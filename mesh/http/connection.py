@@ -225,7 +225,10 @@ class Exchange:
         while not self._reader.ended:
             if self._reader.unread >= self.limits.read_bytes:
                 await trio.sleep_forever()  # a client that pipelines this much is alive; its next request tells
-            self._reader.receive(await self._stream.receive_some(self.limits.read_bytes))
+            try:
+                self._reader.receive(await self._stream.receive_some(self.limits.read_bytes))
+            except BROKEN:
+                return
 
     async def respond(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes = b"") -> None:
         """The whole answer in one write."""

@@ -24,6 +24,10 @@ REPLAY_BYTES_MAX = 64 * 1024
 
 CLOSE_S = 2.0
 
+WATCH_AFTER_S = 1.0
+"""A read from an upstream that takes longer is worth a task that looks whether the client still waits: clients that
+give up would otherwise fill an app that hangs with requests that nobody waits for."""
+
 
 @dataclass(frozen=True, slots=True)
 class RelayLimits:
@@ -287,15 +291,40 @@ class _Relaying:
                 await self._fill(deadline)
 
     async def _fill(self, deadline: float) -> None:
+        """One read from the upstream; one that takes long is given up as soon as the client is."""
+        failure = await self._read(min(deadline, trio.current_time() + WATCH_AFTER_S))
+        if failure is not None and failure.fate is Fate.TIMED_OUT and trio.current_time() < deadline:
+            failure = await (self._read_watching(deadline) if self._all_sent else self._read(deadline))
+        if failure is not None:
+            raise failure
+
+    async def _read(self, deadline: float) -> UpstreamFailed | None:
         with trio.CancelScope(deadline=deadline) as scope:
             try:
                 piece = await self._upstream.stream.receive_some(self._limits.http.read_bytes)
             except BROKEN as error:
                 fate = Fate.BAD_ANSWER if self._reader.unread else Fate.NO_ANSWER
-                raise UpstreamFailed(fate, str(error) or "it reset the connection") from error
+                return UpstreamFailed(fate, str(error) or "it reset the connection")
             self._reader.receive(bytes(piece))
-        if scope.cancelled_caught:
-            raise UpstreamFailed(Fate.TIMED_OUT, "it did not answer in time")
+        return UpstreamFailed(Fate.TIMED_OUT, "it did not answer in time") if scope.cancelled_caught else None
+
+    async def _read_watching(self, deadline: float) -> UpstreamFailed | None:
+        client_left = False
+
+        async def watch(scope: trio.CancelScope) -> None:
+            nonlocal client_left
+            await self._exchange.wait_disconnect()
+            client_left = True
+            scope.cancel()
+
+        failure: UpstreamFailed | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, nursery.cancel_scope)
+            failure = await self._read(deadline)
+            nursery.cancel_scope.cancel()
+        if client_left:
+            raise PeerGone("the client left before it was answered")
+        return failure
 
     async def _send(self, block: bytes) -> None:
         with trio.move_on_after(self._limits.answer_s) as scope:

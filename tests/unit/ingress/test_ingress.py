@@ -383,3 +383,26 @@ async def test_answers_name_nothing_internal() -> None:
         async with field.ask() as response:
             names = {name for name, _ in response.headers}
         assert names == {b"x-replica", b"content-length", b"date"}
+
+
+@pytest.mark.deadline(20)
+async def test_a_client_that_gives_up_on_a_hanging_app_frees_its_place() -> None:
+    asked = trio.Event()
+
+    async def hang(stream: trio.SocketStream) -> None:
+        await read_request(stream)
+        asked.set()
+        assert await stream.receive_some(10) == b"", "the ingress has to give up too"
+        freed.set()
+
+    freed = trio.Event()
+    async with field_of() as field:
+        await field.raw_replica(ONE, hang)
+        field.ingress.set_routes(table_of(ONE))
+        stream = await field.connect()
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost: web.localhost\r\n\r\n")
+        await asked.wait()
+        await stream.aclose()
+        await freed.wait()
+        assert [figures.in_flight for figures in field.ingress.target_statistics()] == [0]
+        assert [record.end for record in field.ingress.requests()] == [End.CLIENT_GONE]

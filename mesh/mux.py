@@ -194,7 +194,9 @@ class Mux:
         self._last_measured = now - config.measure_every_s
         self._ping_count = 0
         self._rtt_s = inf
+        self._unsent_opens = 0
         self._retired_here = False
+        self._goaway_sent = False
         self._retired_there = False
         self._close_wanted = False
 
@@ -218,6 +220,7 @@ class Mux:
         # The header takes its turn in the lane, so a bulk stream's opening never overtakes an urgent message, but
         # it needs no window: it is bounded by the number of streams.
         stream.queue.append((memoryview(header), _OPEN_MARK))
+        self._unsent_opens += 1
         self._schedule(number, stream)
         return number
 
@@ -307,7 +310,6 @@ class Mux:
         """Open no more streams and say so; `CloseWanted` follows when both sides have and the last has ended."""
         if not self._retired_here:
             self._retired_here = True
-            self._urge(encode_frame(FrameKind.GOAWAY))
             self._close_if_drained()
 
     @property
@@ -497,13 +499,23 @@ class Mux:
                 break
             parts.append(frame)
             size += len(frame)
+        if self._goaway_due():
+            self._goaway_sent = True
+            parts.append(encode_frame(FrameKind.GOAWAY))
         return b"".join(parts)
 
     def has_frames(self) -> bool:
         """Whether `take_frames` would return anything, but for streams that turn out to wait for their windows."""
         return bool(
-            self._urgent or self._pong is not None or any(lane.notices or lane.turn for lane in self._lanes)
+            self._urgent
+            or self._pong is not None
+            or any(lane.notices or lane.turn for lane in self._lanes)
+            or self._goaway_due()
         )
+
+    def _goaway_due(self) -> bool:
+        """It says that no OPEN follows, so it must not overtake one that still waits in its lane."""
+        return self._retired_here and not self._goaway_sent and self._unsent_opens == 0
 
     def _next_lane_frame(self) -> bytes | None:
         for lane, state in enumerate(self._lanes):
@@ -535,6 +547,7 @@ class Mux:
         view, flags = stream.queue[0]
         if flags == _OPEN_MARK:
             stream.queue.popleft()
+            self._unsent_opens -= 1
             self._schedule(number, stream)
             return encode_frame(FrameKind.OPEN, view, stream=number, flags=stream.lane)
         if flags == _RESET_MARK:
@@ -604,6 +617,8 @@ class Mux:
 
     def _forget(self, number: int) -> None:
         stream = self._streams.pop(number)
+        if stream.queue and stream.queue[0][1] == _OPEN_MARK:
+            self._unsent_opens -= 1
         if (number % 2 == 1) is not self._dialled:
             self._opened_by_peer -= 1
         self._owe_lane(stream.lane, stream.unread_bytes)

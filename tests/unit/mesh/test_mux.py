@@ -387,6 +387,22 @@ def test_a_retired_link_drains_and_then_wants_to_be_closed_on_both_sides() -> No
     assert here[-1] == there[-1] == CloseWanted(LinkEnd.DRAINED)
 
 
+def test_a_goaway_never_overtakes_a_stream_that_was_opened_before_it() -> None:
+    pair = Pair()
+    pair.here.notice(Lane.CONTROL, bytes(100_000))
+    cancelled, kept = pair.here.open_stream(Lane.BULK, b""), pair.here.open_stream(Lane.CONTROL, b"call")
+    pair.here.send(kept, b"request", end=True)
+    pair.here.retire()
+    pair.there.retire()
+    assert "GOAWAY" not in kinds(pair.carry(pair.here, pair.there, bytes_max=1))
+    pair.here.reset(cancelled, ResetReason.CANCELLED)
+    pair.settle()
+    here, there = pair.events()
+    opened = StreamOpened(kept, Lane.CONTROL, b"call")
+    assert there.index(opened) < there.index(PeerRetired())
+    assert not any(isinstance(event, CloseWanted) for event in here + there)
+
+
 def test_whoever_asked_is_told_once_when_the_queue_is_empty() -> None:
     pair = Pair()
     stream = pair.here.open_stream(Lane.BULK, b"")

@@ -101,6 +101,7 @@ class Group:
         self._rng = rng
         self._replica: Replica | None = None
         self._observer = Observer(self._core, rng)
+        self._left_behind_at = -1  # where a replica stood when it heard that the group went on without it; else -1
         self._newest_epoch = 0  # that was heard of
         self._choose_mode()
 
@@ -237,6 +238,7 @@ class Group:
         if is_news and isinstance(answer, PullAnswer):
             # The group went on without this replica; only an observer can take over what was agreed meanwhile.
             self._become_observer()
+            self._left_behind_at = self._core.machine.applied
             self._observer.take(answer)
 
     def pull_failed(self, now: float, number: int, code: str) -> None:
@@ -246,6 +248,7 @@ class Group:
             why = "this node's history is not the mesh's: it belongs to one that was given up"
             self._core.events.append(Fenced(why))
         self._observer.puller.failed(now, number)
+        self._left_behind_at = -1
 
     # --- what others ask --------------------------------------------------------------------------------------
 
@@ -425,7 +428,7 @@ class Group:
         if not core.log.is_quiet:
             return
         included = core.log.mirror.acting.includes(core.me)
-        if self._replica is None and included:
+        if self._replica is None and included and core.machine.applied != self._left_behind_at:
             self._become_replica()
         elif self._replica is not None and not included and core.leader is None:
             heard_at = max(core.heard_at, self._replica.started_at)
@@ -435,6 +438,7 @@ class Group:
             self._observer.puller.start(core.now)
 
     def _become_replica(self) -> None:
+        self._left_behind_at = -1
         self._observer.puller.stop()
         self._replica = Replica(self._core, self._rng)
 

@@ -107,6 +107,22 @@ def test_a_voter_that_was_removed_while_it_was_away_finds_that_out() -> None:
     assert cluster[away].tape == [b"without it"]
 
 
+def test_a_voter_that_was_removed_finds_that_out_even_if_only_a_snapshot_can_tell() -> None:
+    cluster = founded("abc", config=SHORT)
+    away = next(name for name in "abc" if name != cluster.leader().name)
+    cluster.cut = {away}
+    cluster.set_members("abc".replace(away, ""))
+    said = [b"%d" % number for number in range(100)]
+    for payload in said:
+        cluster.propose(payload)
+    cluster.cut = set()
+    cluster.run(20)
+    group = cluster[away].group
+    assert group is not None
+    assert group.status().mode is Mode.OBSERVER
+    assert cluster[away].tape == said
+
+
 def test_snapshots_are_taken_the_log_is_cut_and_a_restart_finds_everything() -> None:
     cluster = founded("abc", config=SHORT)
     said = [b"%d" % number for number in range(100)]

@@ -36,6 +36,9 @@ START_S_MAX = 20.0
 STOP_GRACE_S = 10.0
 """Between SIGTERM and SIGKILL; Docker and systemd give 10 and 90."""
 
+EXCLUSIVE_GRACE_S = 3.0
+"""The same for an exclusive replica: by the time that the leader places it elsewhere it must be dead for sure."""
+
 LEAVE_S = 1.0
 """Between saying "stopping" and SIGTERM: by then other nodes' ingress has heard it and sends nothing new. Gossip
 needs a few hundred milliseconds; whoever missed it is refused at the tunnel before a byte went, and tries another."""
@@ -295,7 +298,7 @@ class Replica:
         if run is not None:
             if self._serving and not self.plan.exclusive:
                 await self._leave(run)
-            ended = await run.stop(STOP_GRACE_S)
+            ended = await run.stop(EXCLUSIVE_GRACE_S if self.plan.exclusive else STOP_GRACE_S)
         self._run, self._port = None, 0
         await self._around.runtime.abandon(self._folder.installation)
         await trio.to_thread.run_sync(replica_files.remove_folder, self._folder)

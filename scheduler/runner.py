@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import trio
 
 from consensus.ledger_state import LedgerState
+from consensus.records import Assignment
 from gossip.record import ReplicaReport
 from mesh.errors import FreecloudError
 from mesh.names import NodeId
@@ -27,6 +28,7 @@ from scheduler import replica_files
 from scheduler.dependencies import Dependencies, prune_venvs
 from scheduler.entitlement import Entitlement
 from scheduler.local_plan import Running, assigned_to, decide
+from scheduler.manifest import decode_manifest
 from scheduler.replica import Replica
 from scheduler.replica_files import ReplicaFolder, RunnerFolders
 from scheduler.replica_plan import plan_of
@@ -177,6 +179,9 @@ class Runner:
         """One round: what should be against what is."""
         state = self._ledger.state
         assigned = assigned_to(self._config.node_id, state.assignments.values())
+        if self._config.node_id in state.outs:
+            # The leader has given this node up and counts 15 s from that mark, whatever happens here.
+            assigned = {name: each for name, each in assigned.items() if not self._is_exclusive(each)}
         running = {
             replica_id: Running(replica_id, replica.plan.assignment_index, replica.retiring)
             for replica_id, replica in self._replicas.items()
@@ -194,6 +199,13 @@ class Runner:
                     self._begin(nursery, plan_of(assignment, release), None)
             except FreecloudError as error:
                 self._refused[assignment.replica_id] = str(error)
+
+    def _is_exclusive(self, assignment: Assignment) -> bool:
+        replica = self._replicas.get(assignment.replica_id)
+        if replica is not None:
+            return replica.plan.exclusive
+        release = self._ledger.state.releases.get((assignment.app, assignment.release))
+        return release is not None and decode_manifest(release.manifest).exclusive
 
     def _begin(self, nursery: trio.Nursery, plan: ReplicaPlan, record: ReplicaRecord | None) -> None:
         replica = Replica(plan, self._around, record=record, on_change=self._on_change)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from consensus.ledger_entries import MarkBack, MarkOut
 from gossip.record import ReplicaHealth
 from scheduler.runtimes import procfs
 from scheduler.runtimes.logs import log_path, read_tail
@@ -233,6 +234,24 @@ async def test_an_exclusive_replica_starts_only_on_the_leaders_word(
         reports = await node.until(lambda reports: bool(reports) and reports[0].health is ReplicaHealth.BACKING_OFF)
         assert reports[0].detail == "no quorum"
         ledger.has_quorum = True
+        await node.until_healthy("web-1")
+        await end(node)
+
+
+async def test_a_node_that_was_given_up_ends_its_exclusive_replicas_and_keeps_the_others(
+    tmp_path: Path, ledger: LocalLedger, sources: Sources
+) -> None:
+    async with Node(tmp_path, ledger, sources).running() as node:
+        ledger.deploy(MANIFEST + "exclusive: true\n", "source")
+        ledger.assign("web", 1)
+        ledger.deploy(MANIFEST.replace("name: web", "name: many"), "source")
+        ledger.assign("many", 1)
+        await node.until_healthy("web-1")
+        await node.until_healthy("many-1")
+        ledger.say(MarkOut(ledger.me.node_id, "down too long"))
+        reports = await node.until(lambda reports: len(reports) == 1)
+        assert reports[0].replica_id == "many-1"
+        ledger.say(MarkBack(ledger.me.node_id))
         await node.until_healthy("web-1")
         await end(node)
 

@@ -21,6 +21,7 @@ from gossip.record import ReplicaHealth, ReplicaReport
 from mesh.errors import FreecloudError, UnavailableError
 from scheduler import health, ports, replica_files
 from scheduler.backoff import Backoff
+from scheduler.disk_watch import LOOK_EVERY_S, DiskWatch
 from scheduler.health_gate import HealthGate
 from scheduler.replica_files import ReplicaFolder
 from scheduler.runtimes.messages import ReplicaPlan, ReplicaRecord
@@ -77,6 +78,7 @@ class Replica:
         self._retire_reason: str | None = None
         self._serving = False  # when it was retired
         self._leave_s = LEAVE_S
+        self._flooded = False  # its folders have to be emptied before the next start
 
     @property
     def report(self) -> ReplicaReport:
@@ -169,6 +171,10 @@ class Replica:
             run = None
             self._run, self._port = None, 0
             await self._wait_before_restart(why)
+            if self._flooded:
+                self._flooded = False
+                await trio.to_thread.run_sync(replica_files.empty, self._folder)
+                await self._insist(self._prepare)
 
     async def _insist(self, step: Callable[[], Awaitable[T]]) -> T:
         """Repeat a step that may fail, at growing intervals, saying why."""
@@ -245,8 +251,14 @@ class Replica:
                 why.append(await self._probe_until_hopeless())
                 nursery.cancel_scope.cancel()
 
+            async def watch_disk() -> None:
+                why.append(await self._watch_disk())
+                self._flooded = True
+                nursery.cancel_scope.cancel()
+
             nursery.start_soon(wait_exit)
             nursery.start_soon(probe)
+            nursery.start_soon(watch_disk)
             nursery.start_soon(self._renew, run)
         if run.facts.exit is None:
             self._tell(ReplicaHealth.UNHEALTHY, f"restarting: {why[0]}")
@@ -267,6 +279,17 @@ class Replica:
             hopeless = gate.hopeless(now)
             if hopeless is not None:
                 return hopeless
+
+    async def _watch_disk(self) -> str:
+        watch = DiskWatch((self._folder.work, self._folder.tmp), self.plan.disk_bytes)
+        while True:
+            await trio.sleep(LOOK_EVERY_S)
+            try:
+                wrong = await trio.to_thread.run_sync(watch.look)
+            except OSError:
+                continue  # the app removed its own folder: that is its problem
+            if wrong is not None:
+                return wrong
 
     async def _renew(self, run: Run) -> None:
         """Keep the shim's lease. That the run has ended is told by `wait_exit`, not here."""

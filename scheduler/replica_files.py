@@ -151,6 +151,12 @@ def remove_folder(folder: ReplicaFolder) -> None:
     shutil.rmtree(folder.path, ignore_errors=True)
 
 
+def empty(folder: ReplicaFolder) -> None:
+    """Forget what the app wrote; the source is unpacked again."""
+    for place in (folder.work, folder.tmp):
+        shutil.rmtree(place, ignore_errors=True)
+
+
 def write_secrets(values: Mapping[str, str], owner: int | None) -> Path | None:
     """Each secret as a file (0400) in a folder of memory; the shim removes it when the run ends.
 

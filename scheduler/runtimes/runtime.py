@@ -63,10 +63,11 @@ class RunExit:
     reason: str  # "exited", "stopped", "no daemon for 60 s", …
 
     def __str__(self) -> str:
+        because = "" if self.reason in ("exited", "stopped") else f" ({self.reason})"
         if self.signal is not None:
-            return f"killed by signal {self.signal}"
+            return f"killed by signal {self.signal}{because}"
         if self.code is not None:
-            return f"exit status {self.code}"
+            return f"exit status {self.code}{because}"
         return self.reason
 
 

@@ -267,6 +267,27 @@ async def test_ordinary_replicas_start_and_go_on_without_a_quorum(
         await end(node)
 
 
+async def test_an_app_that_floods_the_disk_is_ended_and_starts_with_an_empty_one(
+    tmp_path: Path, ledger: LocalLedger, sources: Sources
+) -> None:
+    flood = """
+import os
+if not os.path.exists("../flooded"):
+    for number in range(20):
+        open(f"flood-{number}", "wb").write(bytes(1 << 20))
+"""
+    sources.bundles["flood"] = {"app.py": flood + SERVER}
+    async with Node(tmp_path, ledger, sources).running() as node:
+        ledger.deploy(MANIFEST + "resources: {disk: 10Mi}\n", "flood")
+        ledger.assign("web", 1)
+        reports = await node.until(lambda reports: bool(reports) and reports[0].health is ReplicaHealth.BACKING_OFF)
+        assert "MiB of disk used, 10 MiB allowed" in reports[0].detail
+        (tmp_path / "apps" / "web-1" / "flooded").touch()
+        await node.until_healthy("web-1", restarts=1)
+        assert not (tmp_path / "apps" / "web-1" / "work" / "flood-1").exists()
+        await end(node)
+
+
 async def test_a_folder_without_a_readable_record_is_cleaned_up(
     tmp_path: Path, ledger: LocalLedger, sources: Sources
 ) -> None:

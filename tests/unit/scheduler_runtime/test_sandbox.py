@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +155,6 @@ async def run_tries(sandbox: Sandbox, home: Path) -> dict[str, Any]:
 
 def give(sandbox: Sandbox, launch: Any, replica_id: str, *arguments: str) -> Any:
     """The launch on this rung: its interpreter, and its folder belonging to the replica's user."""
-    from dataclasses import replace
-
     owner = sandbox.owner_of(replica_id)
     tmp = launch.work.parent / "tmp"
     tmp.mkdir(exist_ok=True)
@@ -200,8 +199,6 @@ async def test_without_a_sandbox_the_same_program_gets_what_it_wants(home: Path)
 
 @pytest.mark.parametrize("which", LADDER, ids=lambda which: which.value)
 async def test_a_fork_bomb_meets_its_limit(which: Rung, home: Path) -> None:
-    from dataclasses import replace
-
     sandbox = await rung(which, home)
     code = """
 count = 0
@@ -258,6 +255,20 @@ tell(random=random, names=names, hosts=hosts, shell=shell, me=open("/proc/self/c
     assert told["hosts"]
 
 
+async def test_an_app_that_eats_memory_is_ended_alone_and_the_reason_is_told(home: Path) -> None:
+    if not GROUPS.controls("memory"):
+        pytest.skip("this user may make no control groups: memory is not bounded here")
+    sandbox = bare_sandbox()
+    code = "eaten = []\nwhile True:\n    eaten.append(bytes(1 << 20).replace(b'\\0', b'x'))"
+    launch = launch_python(home / "apps" / "web-1", code)
+    launch = replace(launch, limits=replace(launch.limits, memory_bytes=64 << 20))
+    run = await ProcessRuntime(sandbox, groups=GROUPS).start(launch, deadline=soon())
+    ended = await run.wait_exit()
+    assert (ended.signal, ended.reason) == (9, "out of memory")
+    for _, root in GROUPS.roots:
+        assert not (root / "web-1").exists()
+
+
 async def test_signals_reach_the_app_through_bubblewrap(home: Path) -> None:
     sandbox = await rung(Rung.BUBBLEWRAP, home)
     code = """
@@ -287,8 +298,6 @@ async def test_the_manifest_cannot_reach_the_stages_before_the_sandbox_by_its_en
     sandbox = await rung(Rung.BUBBLEWRAP, home)
     environment = {"LD_PRELOAD": "/nowhere/evil.so", "PYTHONSTARTUP": "/nowhere/evil.py", "PYTHONHOME": "/nowhere"}
     launch = launch_python(home / "apps" / "web-1", "", environment=environment)
-    from dataclasses import replace
-
     launch = replace(give(sandbox, launch, "web-1"), command=("/bin/sh", "-c", "echo it runs"))
     run = await ProcessRuntime(sandbox).start(launch, deadline=soon())
     assert (await run.wait_exit()).code == 0

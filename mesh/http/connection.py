@@ -20,7 +20,14 @@ from mesh.http.http1 import RequestReader
 from mesh.http.limits import HttpLimits
 from mesh.http.messages import Endpoints, Headers, HttpRefused, PeerGone, RequestHead, Signal
 from mesh.http.responses import BadAnswer, ResponseWriter, encode_fields, problem, refusal
-from mesh.http.streams import BROKEN, ByteStream, finish_sending
+from mesh.http.streams import (
+    BROKEN,
+    ByteStream,
+    SocketByteStream,
+    finish_sending,
+    receive_until,
+    send_within,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -139,13 +146,20 @@ class HttpConnection:
 
     async def _fill_idle(self, deadline: float) -> bool:
         """One read between requests; False when the time was up or the server drains."""
+        stream, read_bytes = self._stream, self.limits.read_bytes
+        read = stream.receive_some
+        if isinstance(stream, SocketByteStream):
+            piece = await stream.receive_at_once(read_bytes)
+            if piece is not None:
+                self._reader.receive(piece)
+                return True
+            read = stream.receive_later
         with trio.CancelScope(deadline=deadline) as scope:
             self._idle = scope if not self._reader.unread else None
             try:
-                piece = await self._stream.receive_some(self.limits.read_bytes)
+                self._reader.receive(await read(read_bytes))
             finally:
                 self._idle = None
-            self._reader.receive(piece)
         return not scope.cancelled_caught
 
     async def _refuse(self, error: HttpRefused) -> None:
@@ -313,13 +327,13 @@ class Exchange:
         """One read of the body, within the idle time and not slower than the slowest allowed."""
         limits = self.limits
         asked_at = trio.current_time()
-        with trio.move_on_at(asked_at + limits.body_idle_s) as scope:
-            piece = await self._stream.receive_some(limits.read_bytes)
+        piece = await receive_until(self._stream, limits.read_bytes, asked_at + limits.body_idle_s)
+        if piece is not None:
             self._reader.receive(piece)
         self._waited_s += trio.current_time() - asked_at
         bytes_due = (self._waited_s - limits.body_idle_s) * limits.body_bytes_a_second_min
         too_slow = self._received + self._reader.unread < bytes_due
-        if scope.cancelled_caught or too_slow:
+        if piece is None or too_slow:
             why = f"the limits are {limits.body_idle_s:g} s between pieces and {limits.body_bytes_a_second_min} bytes/s"
             raise self._reader.fail(
                 HttpRefused("the request's body came too slowly", status=408, why=why, code="limit.body-time")
@@ -368,9 +382,7 @@ async def send_bounded(stream: ByteStream, block: bytes, limits: HttpLimits) -> 
     """
     for start in range(0, len(block), SEND_PIECE_BYTES):
         piece = block if len(block) <= SEND_PIECE_BYTES else block[start : start + SEND_PIECE_BYTES]
-        with trio.move_on_after(limits.body_idle_s) as scope:
-            await stream.send_all(piece)
-        if scope.cancelled_caught:
+        if not await send_within(stream, piece, limits.body_idle_s):
             raise PeerGone("the client has stopped reading")
 
 

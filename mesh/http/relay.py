@@ -17,7 +17,7 @@ from mesh.http.forwarding import Address, downstream_headers, passes_upgrade, up
 from mesh.http.http1 import ResponseReader
 from mesh.http.limits import DEFAULT_LIMITS, HttpLimits
 from mesh.http.messages import Framing, HttpRefused, PeerGone, ResponseHead, Signal
-from mesh.http.streams import BROKEN, ByteStream, finish_sending
+from mesh.http.streams import BROKEN, ByteStream, finish_sending, receive_until, send_within
 
 REPLAY_BYTES_MAX = 64 * 1024
 """Never more of a body is kept to be sent again (rule A4)."""
@@ -299,14 +299,15 @@ class _Relaying:
             raise failure
 
     async def _read(self, deadline: float) -> UpstreamFailed | None:
-        with trio.CancelScope(deadline=deadline) as scope:
-            try:
-                piece = await self._upstream.stream.receive_some(self._limits.http.read_bytes)
-            except BROKEN as error:
-                fate = Fate.BAD_ANSWER if self._reader.unread else Fate.NO_ANSWER
-                return UpstreamFailed(fate, str(error) or "it reset the connection")
-            self._reader.receive(bytes(piece))
-        return UpstreamFailed(Fate.TIMED_OUT, "it did not answer in time") if scope.cancelled_caught else None
+        try:
+            piece = await receive_until(self._upstream.stream, self._limits.http.read_bytes, deadline)
+        except BROKEN as error:
+            fate = Fate.BAD_ANSWER if self._reader.unread else Fate.NO_ANSWER
+            return UpstreamFailed(fate, str(error) or "it reset the connection")
+        if piece is None:
+            return UpstreamFailed(Fate.TIMED_OUT, "it did not answer in time")
+        self._reader.receive(bytes(piece))
+        return None
 
     async def _read_watching(self, deadline: float) -> UpstreamFailed | None:
         client_left = False
@@ -327,14 +328,13 @@ class _Relaying:
         return failure
 
     async def _send(self, block: bytes) -> None:
-        with trio.move_on_after(self._limits.answer_s) as scope:
-            try:
-                await self._upstream.stream.send_all(block)
-            except BROKEN as error:
-                if self._body.small:
-                    return  # it may have answered before it closed: the answer is looked for first
-                raise UpstreamFailed(Fate.NO_ANSWER, str(error)) from error
-        if scope.cancelled_caught:
+        try:
+            taken = await send_within(self._upstream.stream, block, self._limits.answer_s)
+        except BROKEN as error:
+            if self._body.small:
+                return  # it may have answered before it closed: the answer is looked for first
+            raise UpstreamFailed(Fate.NO_ANSWER, str(error)) from error
+        if not taken:
             raise UpstreamFailed(Fate.TIMED_OUT, "it does not take the request")
 
     async def _converse(self, head: ResponseHead) -> None:

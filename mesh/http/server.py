@@ -16,7 +16,7 @@ import trio
 from mesh.http.connection import Counts, Handler, HttpConnection
 from mesh.http.limits import DEFAULT_LIMITS, HttpLimits
 from mesh.http.messages import Endpoints
-from mesh.http.streams import ByteStream, TlsStream, endpoints_of
+from mesh.http.streams import ByteStream, SocketByteStream, TlsStream, endpoints_of
 
 OUT_OF_RESOURCES = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 ACCEPT_RETRY_S = 0.1
@@ -163,7 +163,7 @@ class HttpServer:
     async def _secure(self, stream: trio.SocketStream) -> ByteStream | None:
         """The stream itself, or TLS over it; None when the handshake came to nothing."""
         if self._tls is None:
-            return stream
+            return SocketByteStream.over(stream)
         wrapped: trio.SSLStream[trio.SocketStream] = trio.SSLStream(
             stream, self._tls, server_side=True, https_compatible=True
         )

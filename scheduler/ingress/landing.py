@@ -39,8 +39,10 @@ def register_landing(server: RpcServer, local_port: Callable[[str, int], int | N
             )
         deadline = min(caller.deadline, trio.current_time() + CONNECT_S)
         replica = await open_loopback(port, deadline=deadline)
-        async with replica:
+        try:
             await join_streams(tunnel, replica)
+        finally:
+            await replica.aclose()
 
     server.register_tunnel(TUNNEL_KIND, Role.TRUSTED, land)
 

@@ -14,7 +14,7 @@ import trio
 
 from mesh.errors import DeadlineError, MissingError, UnreachableError
 from mesh.http.relay import RelayLimits, Upstream
-from mesh.http.streams import ByteStream
+from mesh.http.streams import ByteStream, SocketByteStream
 from mesh.names import NodeId
 from scheduler.ingress.routes import Target
 from scheduler.runtimes.messages import RUNTIME, TunnelTo
@@ -80,7 +80,7 @@ class MeshUpstreams:
         return await open_loopback(port, deadline=deadline)
 
 
-async def open_loopback(port: int, *, deadline: float) -> trio.SocketStream:
+async def open_loopback(port: int, *, deadline: float) -> SocketByteStream:
     """A connection to a port of this machine, given by number, so that nothing is resolved.
 
     Raises:
@@ -99,7 +99,7 @@ async def open_loopback(port: int, *, deadline: float) -> trio.SocketStream:
             raise
     if scope.cancelled_caught:
         raise DeadlineError(f"port {port} of this node took no connection in time")
-    return trio.SocketStream(sock)  # sets TCP_NODELAY
+    return SocketByteStream.over(trio.SocketStream(sock))  # which sets TCP_NODELAY
 
 
 class UpstreamPool:

@@ -172,7 +172,7 @@ async def _promote(ledger: Ledger, voters: frozenset[NodeId]) -> None:
         try:
             await ledger.change_membership(voters, frozenset(), deadline=soon())
         except (RefusedError, ConflictError):
-            await ledger.propose(Noop(), deadline=soon())
+            await ledger.read_barrier(deadline=soon())  # a round of heartbeats
         else:
             return
 

@@ -193,12 +193,16 @@ class Group:
     # --- what the network brings ------------------------------------------------------------------------------
 
     def receive(self, now: float, envelope: Envelope) -> None:
-        """Take a Raft message. A leader, or someone who wants to be, makes an observer a replica."""
+        """Take a Raft message. A leader, or someone who wants to be, makes an observer a replica.
+
+        But not one whose memory its copy of the ledger does not know: its answers would not be heard, and as long as
+        it hears a leader it would not copy what it needs to be known again (fault D5).
+        """
         core = self._core
         core.now = now
         if self._replica is None:
             calls = isinstance(envelope.body, (*FROM_LEADER, VoteRequest, PreVoteRequest))
-            if not calls or envelope.epoch != core.log.epoch or not core.log.is_quiet:
+            if not calls or envelope.epoch != core.log.epoch or not core.log.is_quiet or not core.is_known():
                 return
             self._become_replica()
         assert self._replica is not None

@@ -84,6 +84,11 @@ class GroupCore:
         elif mine is not None and self._was_known:
             self.events.append(Fenced("another copy of this node has registered a log of its own"))
 
+    def is_known(self) -> bool:
+        """Whether the agreed state, as far as it is applied here, names this node's present memory."""
+        mine = self.facts(self.me)
+        return mine is not None and mine.store_id == self.mark.store_id
+
     def position(self) -> tuple[int, int]:
         """Index and term of the last applied entry."""
         index = self.machine.applied

@@ -33,6 +33,10 @@ ANSWER_S = 3.0
 LOOK_AROUND_S = 1.0
 """How often a replica without a leader asks one of its peers, the next one each time."""
 
+STALE_S = 2 * WAIT_S
+"""A copy that heard of a leader so long ago is no better than ours: two that copy from each other learn nothing. A
+copy of a copy may be two waiting times old and alive."""
+
 BACKOFF_S_MIN, BACKOFF_S_MAX = 0.1, 2.0
 SNAPSHOT_BYTES_MAX = 1024 * 1024 * 1024
 
@@ -126,6 +130,7 @@ class Puller:
         self._backoff_s = BACKOFF_S_MIN
         self._running = False
         self._patient = True
+        self._stale_answers = 0  # in a row
         self._pieces: bytearray | None = None  # a snapshot is being fetched
         self._meta: SnapshotMeta | None = None
         self._due: Pull | None = None
@@ -185,11 +190,12 @@ class Puller:
         """
         if self._asked is None or number != self._asked.number:
             return None
-        self._asked = None
+        asked, self._asked = self._asked, None
         self._answer_until = ASLEEP
         self._backoff_s = BACKOFF_S_MIN
         if isinstance(answer, PullAnswer):
             self._drop_pieces()
+            self._judge(asked.to, answer)
             if answer.use_snapshot:
                 self._pieces = bytearray()
                 self._next_at = now
@@ -207,6 +213,20 @@ class Puller:
         """No answer, or a refusal."""
         if self._asked is not None and number == self._asked.number:
             self._forget(now)
+
+    def _judge(self, source: NodeId, answer: PullAnswer) -> None:
+        """Ask another one next, if this one has nothing and is out of touch itself."""
+        has_news = bool(answer.entries) or answer.use_snapshot
+        if has_news or answer.heard_ms_ago <= STALE_S * 1000:
+            self._stale_answers = 0
+        else:
+            self._stale_answers += 1
+            self._put_last(source)
+
+    def _put_last(self, source: NodeId) -> None:
+        if source in self._sources:
+            self._sources.remove(source)
+            self._sources.append(source)
 
     def _take_piece(self, now: float, piece: Piece) -> PulledSnapshot | None:
         pieces = self._pieces
@@ -232,7 +252,9 @@ class Puller:
         self._number += 1
         self._next_at = ASLEEP
         index, term = self._position()
-        wait_s = WAIT_S if self._patient else 0.0
+        # One that is out of touch is not worth waiting for before all others were asked.
+        is_looking_around = 0 < self._stale_answers < len(self._sources)
+        wait_s = WAIT_S if self._patient and not is_looking_around else 0.0
         request: PullRequest | PieceRequest
         if self._pieces is not None:
             wait_s = 0.0
@@ -250,9 +272,7 @@ class Puller:
         self._due = None
         self._answer_until = ASLEEP
         self._drop_pieces()
-        if asked.to in self._sources:
-            self._sources.remove(asked.to)
-            self._sources.append(asked.to)
+        self._put_last(asked.to)
         self._next_at = now + self._backoff_s * (0.5 + self._rng.random())
         self._backoff_s = min(BACKOFF_S_MAX, 2 * self._backoff_s)
 

@@ -126,7 +126,7 @@ class Gossip:
         self._view: Mapping[NodeId, MemberView] | None = None
         self._datagrams: Datagrams | None = None
         self._nursery: trio.Nursery | None = None
-        self._left = trio.Event()
+        self._told = trio.Event()
         self._stream_probes = 0
         self._lookups = 0
         self._exchanges = 0
@@ -227,7 +227,7 @@ class Gossip:
         self._seal.set_ring(trio.current_time(), keyring)
 
     def announce_away(self, until_ms: int) -> None:
-        """Plan to be away until that wall time, without alarm; 0 ends it early."""
+        """Plan to be away until that wall time, without alarm; 0 ends it early. `told` waits until others know."""
         now = trio.current_time()
         self._swim.set_wall_clock(now, self._clock())
         self._swim.announce_away(now, until_ms)
@@ -237,8 +237,15 @@ class Gossip:
         """Say goodbye and wait until it is told often enough, at most until the deadline."""
         self._swim.leave(trio.current_time())
         self._changed()
+        await self.told(deadline)
+
+    async def told(self, deadline: float) -> None:
+        """Wait until what this node last said of its presence was told often enough, at most until the deadline."""
+        if self._told.is_set():
+            self._told = trio.Event()
+        self._driver.wake()
         with trio.move_on_at(deadline):
-            await self._left.wait()
+            await self._told.wait()
 
     def _changed(self) -> None:
         self._view = None
@@ -310,8 +317,8 @@ class Gossip:
             if isinstance(event, MemberAlive):
                 self._peers.peer_seen(event.node_id)
             self._watchers.tell(event)
-        if self._swim.left_is_told:
-            self._left.set()
+        if self._swim.claim_is_told:
+            self._told.set()
 
     def _send(self, address: str, now: float, payload: bytes) -> bool:
         assert self._datagrams is not None and self._nursery is not None, "the driver runs within run()"

@@ -52,6 +52,9 @@ from mesh.names import NodeId
 LINKED_UP_TO = 16
 """Members of a mesh in which every pair keeps a link."""
 
+SUSPENDED_MS = 5_000
+"""A leap of the wall clock that is taken for a suspend; less is what NTP does."""
+
 AWAY_MS_MAX = 30 * 24 * 3600 * 1000
 """An absence longer than an invite may live is no absence: remove the member."""
 
@@ -137,9 +140,11 @@ class Swim:
         return self._presence.incarnation
 
     @property
-    def left_is_told(self) -> bool:
-        """Whether this node's leaving was sent as often as it is worth."""
-        return self._presence.standing is Standing.LEFT and not self._dissemination.telling(self._me)
+    def claim_is_told(self) -> bool:
+        """Whether what this node last claimed was sent as often as it is worth, or there is nobody to hear it."""
+        if not self._dissemination.telling(self._me):
+            return True
+        return not any(member.state in HEARING for member in self._members)
 
     def statistics(self) -> SwimStatistics:
         return SwimStatistics(
@@ -167,9 +172,17 @@ class Swim:
     # Inputs from this node.
 
     def set_wall_clock(self, now: float, wall_ms: int) -> None:
-        """What the wall shows now; for planned absences alone, so a step of the clock can hurt nothing else."""
+        """What the wall shows now; it ends planned absences, and orders nothing.
+
+        When it leaps while the monotonic clock does not, this machine was suspended (or somebody set the clock):
+        what was heard before proves nothing now, so everyone gets a little time and we look again.
+        """
         self._advance(now)
-        self._wall_offset_ms = wall_ms - round(now * 1000)
+        offset_ms = wall_ms - round(now * 1000)
+        leapt_ms = offset_ms - self._wall_offset_ms
+        self._wall_offset_ms = offset_ms
+        if self._runs and leapt_ms > SUSPENDED_MS:
+            self._stood_still(now, self._profile.probe_interval_s * 2)
 
     def set_members(self, now: float, keys: Mapping[NodeId, bytes]) -> None:
         """The ledger's members and their public keys: only these exist."""
@@ -362,8 +375,10 @@ class Swim:
         """
         late_s = now - max(self.next_deadline(), self._now)
         self._now = max(self._now, now)
-        if late_s <= self._profile.lag_s or not self._runs:
-            return
+        if late_s > self._profile.lag_s and self._runs:
+            self._stood_still(now, late_s)
+
+    def _stood_still(self, now: float, late_s: float) -> None:
         self._lags += 1
         self._awareness.note(1 + min(2, int(late_s)))
         self._prober.postpone(late_s)
@@ -411,9 +426,9 @@ class Swim:
                 self._dissemination.push(RecordAdvert(signed.node_id, signed.boot_counter, signed.version))
 
     def _tell(self, now: float, claim: Claim) -> None:
-        """Spread a new claim of this node."""
+        """Spread a new claim of this node, at once: it may be the last thing it does."""
         self._dissemination.push(claim)
-        self._plan_gossip(now)
+        self._gossip_at = now
 
     def _plan_gossip(self, now: float) -> None:
         """News goes out soon, a little jittered so that what comes together travels together."""

@@ -67,11 +67,13 @@ class Wishes:
         entry = self._peers.get(peer)
         if entry is None:
             return
-        if complete:
-            entry.busy_until = now
-        else:
+        if not complete:
             entry.busy_until = now + AFTER_FAILURE_S
             entry.whole, entry.wanted = False, set()
+        elif entry.wishes:
+            entry.busy_until = now
+        else:
+            del self._peers[peer]  # nothing is left to remember
 
     def forget(self, node_id: NodeId) -> None:
         """A member was removed."""

@@ -143,7 +143,7 @@ def test_a_node_that_leaves_is_left_and_never_suspected() -> None:
     network = settled()
     network.nodes["c"].swim.leave(network.now)
     network.run_until(lambda: network.all_see("c", MemberState.LEFT), within=2)
-    network.run_until(lambda: network.nodes["c"].swim.left_is_told, within=5)
+    network.run_until(lambda: network.nodes["c"].swim.claim_is_told, within=5)
     network.kill("c", links_close=True)
     network.run(30)
     assert network.all_see("c", MemberState.LEFT)
@@ -159,6 +159,12 @@ def test_a_planned_absence_raises_no_alarm_until_it_is_over() -> None:
     network.run(50)
     assert network.all_see("c", MemberState.AWAY)
     network.run_until(lambda: network.all_see("c", MemberState.DOWN), within=40)
+
+
+def test_who_leaves_alone_has_told_everybody() -> None:
+    network = Network("a")
+    network.nodes["a"].swim.leave(network.now)
+    assert network.nodes["a"].swim.claim_is_told
 
 
 def test_who_comes_back_from_an_absence_says_so() -> None:

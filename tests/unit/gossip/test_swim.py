@@ -410,6 +410,26 @@ def test_a_late_timer_means_that_we_stood_still_and_gives_everyone_time() -> Non
     assert talk.state("b") is MemberState.ALIVE
 
 
+def test_waking_from_a_suspend_gives_the_suspected_time_and_compares_with_somebody() -> None:
+    talk = Dialogue()
+    talk.swim.set_wall_clock(talk.now, 1_000_000)
+    talk.says("c", Rumour(), a_suspect("b", START, "c"))
+    before = talk.swim.statistics()
+    talk.swim.set_wall_clock(talk.now, 1_000_000 + 3600_000)
+    assert talk.swim.statistics().awareness > before.awareness
+    talk.swim.tick(talk.now)
+    talk.drain()
+    assert [exchange.wanted for exchange in talk.output.exchanges] == [()]
+
+
+def test_a_slewed_wall_clock_is_no_suspend() -> None:
+    talk = Dialogue()
+    talk.swim.set_wall_clock(talk.now, 1_000_000)
+    lags = talk.swim.statistics().lags
+    talk.swim.set_wall_clock(talk.now, 1_000_900)
+    assert talk.swim.statistics().lags == lags
+
+
 def test_a_newer_incarnation_in_a_header_has_the_claim_fetched() -> None:
     talk = Dialogue()
     talk.says("b", Rumour(), incarnation=START + 5)

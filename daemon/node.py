@@ -15,9 +15,6 @@ import sys
 from collections.abc import Iterator
 
 import trio
-from scheduler.bundles import BundleStore
-from scheduler.exchange import BundleExchange
-from scheduler.service import Scheduler
 
 from consensus.boot import next_boot
 from consensus.disk import RealDisk
@@ -51,9 +48,14 @@ from mesh.errors import FencedError, FreecloudError, MissingError
 from mesh.hello import Hello
 from mesh.http.asgi import serve_asgi
 from mesh.identity import Identity, create_identity, load_identity
+from mesh.names import NodeId
 from mesh.peers import Peers
 from mesh.rpc import RpcServer
 from mesh.trust import TrustStore
+from scheduler.app_exec import AppExec
+from scheduler.app_logs import AppLogs
+from scheduler.bundles import BundleStore
+from scheduler.exchange import BundleExchange
 from scheduler.ingress.following import RouteFollower
 from scheduler.ingress.ingress import Ingress, IngressConfig
 from scheduler.ingress.landing import register_landing
@@ -64,6 +66,7 @@ from scheduler.runtimes.cgroups import find_control_groups
 from scheduler.runtimes.process import ProcessRuntime
 from scheduler.runtimes.refusing import RefusingRuntime, no_rung
 from scheduler.runtimes.sandbox_probe import Probed, probe_ladder
+from scheduler.service import Scheduler, holders_first
 
 SHUTDOWN_S = 10.0
 """For answers under way and for saying goodbye."""
@@ -296,19 +299,28 @@ class Node:
             home.apps, seed=self.identity.node_id, groups=self._groups, unsandboxed=config.unsandboxed
         )
         self._bundles = BundleStore(home.bundles, key=self.identity.derive_key("bundles"))
-        self._exchange = BundleExchange(self._bundles, self._peers, self._server)
+        self._exchange = BundleExchange(self._bundles, self._peers, self._server, self._holders)
         self._runner = self._make_runner()
         self._ingress = Ingress(
             IngressConfig(),
             MeshUpstreams(self.identity.node_id, self._peers, self._runner.local_port),
             self._rng,
         )
+        self._logs = AppLogs(home.logs, self._peers, self._living)
+        self._logs.register(self._server)
+        self._exec = AppExec(self._runner.replica, self._peers)
+        self._exec.register(self._server)
         register_landing(self._server, self._runner.local_port)
         self._routes = RouteFollower(
             self.identity.node_id, self._ledger, self._gossip, self._runner.reports, self._ingress.set_routes
         )
         self._scheduler = Scheduler(
-            self.identity.node_id, ledger=self._ledger, gossip=self._gossip, bundles=self._exchange, wall_ms=wall_ms
+            self.identity.node_id,
+            ledger=self._ledger,
+            sights=self._gossip.view,
+            store=self._bundles,
+            exchange=self._exchange,
+            now_ms=wall_ms,
         )
         self._leader = SchedulerLeader(
             self._ledger, sights=self._gossip.view, wait=self._pulse.reader(), note=self._events.add
@@ -324,6 +336,9 @@ class Node:
             bundles=self._bundles,
             reports=self._runner.reports,
         )
+
+    def _holders(self, bundle: str) -> list[NodeId]:
+        return holders_first(self.identity.node_id, bundle, self._ledger.state.releases, self._gossip.view())
 
     def _make_runner(self) -> Runner:
         member = self._ledger.state.members.get(self.identity.node_id)
@@ -343,6 +358,9 @@ class Node:
             rng=self._rng,
         )
 
+    def _living(self) -> frozenset[str]:
+        return frozenset(report.replica_id for report in self._runner.reports())
+
     def _apps_changed(self) -> None:
         self._own.changed()
         self._routes.wake()
@@ -355,6 +373,7 @@ class Node:
         await nursery.start(self._routes.run)
         nursery.start_soon(self._own.run)
         nursery.start_soon(self._leader.run)
+        nursery.start_soon(self._scheduler.settle_debts, self._pulse.reader())
 
     # --- the API --------------------------------------------------------------------------------------------
 
@@ -372,6 +391,8 @@ class Node:
                 bundles=self._bundles,
                 scheduler=self._scheduler,
                 runner=self._runner,
+                logs=self._logs,
+                exec=self._exec,
                 ingress=self._ingress,
                 events=self._events,
                 pulse=self._pulse,

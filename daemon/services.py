@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scheduler.bundles import BundleStore
-from scheduler.service import Scheduler
-
 from consensus.ledger import Ledger
 from daemon.config import Config
 from daemon.events import EventLog
@@ -17,8 +14,12 @@ from daemon.pulse import Pulse
 from gossip.service import Gossip
 from mesh.identity import Identity
 from mesh.peers import Peers
+from scheduler.app_exec import AppExec
+from scheduler.app_logs import AppLogs
+from scheduler.bundles import BundleStore
 from scheduler.ingress.ingress import Ingress
 from scheduler.runner import Runner
+from scheduler.service import Scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Services:
     bundles: BundleStore
     scheduler: Scheduler
     runner: Runner
+    logs: AppLogs
+    exec: AppExec
     ingress: Ingress
     events: EventLog
     pulse: Pulse

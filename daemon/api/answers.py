@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from starlette.responses import Response, StreamingResponse
+import trio
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from daemon.api.problems import problem
 from mesh.errors import FreecloudError
@@ -23,17 +25,44 @@ def document(value: Any, status: int = 200) -> Response:
     )
 
 
-def lines(values: AsyncIterator[dict[str, Any]]) -> Response:
-    """One JSON document a line. An error after the first byte is a last line {"problem": …}, told by the client."""
+Emit = Callable[[dict[str, Any]], Awaitable[None]]
+"""Sends one document of a streamed answer; raises when the caller is gone."""
 
-    async def body() -> AsyncIterator[bytes]:
-        try:
-            async for value in values:
-                yield json.dumps(value, ensure_ascii=False).encode() + b"\n"
-        except FreecloudError as error:
-            yield json.dumps({"problem": problem(error)}).encode() + b"\n"
 
-    return StreamingResponse(body(), headers={"Cache-Control": "no-store"}, media_type=LINES)
+class Lines(Response):
+    """One JSON document a line, as `produce` emits them.
+
+    Not an async generator: `produce` may hold nurseries and scopes, which must not be held across a yield. It is
+    cancelled when the caller goes away. An error after the first byte is a last line {"problem": …}.
+    """
+
+    media_type = LINES
+
+    def __init__(self, produce: Callable[[Emit], Awaitable[None]]) -> None:
+        super().__init__(headers={"Cache-Control": "no-store"})
+        del self.headers["content-length"]
+        self._produce = produce
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+
+        async def emit(value: dict[str, Any]) -> None:
+            line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+            await send({"type": "http.response.body", "body": line, "more_body": True})
+
+        async def until_gone() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                continue
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(until_gone)
+            try:
+                await self._produce(emit)
+            except FreecloudError as error:
+                await emit({"problem": problem(error)})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            nursery.cancel_scope.cancel()
 
 
 def when(at_ms: int) -> str:

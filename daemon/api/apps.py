@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import functools
+import math
 from typing import Any
 
 import trio
 from starlette.responses import Response
 
 from consensus.records import App, ReleaseState
-from daemon.api.answers import LINES, document, lines
+from daemon.api.answers import LINES, Emit, Lines, document, when
 from daemon.api.body import read_json
 from daemon.api.clock import deadline_in
 from daemon.api.operations import Call, Operation, schema
-from daemon.api.views import app_document, replica_document
+from daemon.api.views import app_document, observed, replica_document
 from daemon.services import Services
 from mesh.errors import ConflictError, MissingError, UsageError
+from mesh.names import NodeId
 from scheduler.manifest import parse
+from scheduler.runtimes.logs import escape_controls
+from scheduler.runtimes.messages import ExecRequest, LogsRequest
 
 MANIFEST = schema(("manifest",), manifest="string")
 DEPLOY = schema(("manifest", "bundle"), manifest="string", bundle="string")
@@ -29,6 +33,8 @@ FOLLOW_MARGIN_S = 60.0
 """A deploy is followed for the rollout's own deadline and this much more: installing and copying come before it."""
 
 LAST_LOG_LINES = 20
+LOG_LINES_S = 5.0
+EXEC_S_MAX = 300.0
 LOG_LINES_MAX = 10_000
 
 
@@ -72,29 +78,27 @@ async def take_bundle(call: Call) -> Response:
 async def deploy_app(call: Call) -> Response:
     wanted = await read_json(call.request, DEPLOY)
     parse(wanted["manifest"])  # a mistake is a plain 400, not a line in a stream
-    return lines(_deploy(call.services, wanted["manifest"], wanted["bundle"]))
+    return Lines(functools.partial(_deploy, call.services, wanted["manifest"], wanted["bundle"]))
 
 
-async def _deploy(services: Services, manifest_text: str, bundle: str) -> AsyncIterator[dict[str, Any]]:
+async def _deploy(services: Services, manifest_text: str, bundle: str, emit: Emit) -> None:
     name = parse(manifest_text).name
-    yield {"text": f"{name}: placing its source on a second node"}
+    await emit({"text": f"{name}: placing its source on a second node"})
     deployed = await services.scheduler.deploy(manifest_text, bundle, deadline=deadline_in(DEPLOY_ENTRY_TIMEOUT_S))
-    yield {
-        "text": f"{name}: release {deployed.release} is agreed",
-        "release": deployed.release,
-        "holders": list(deployed.holders),
-        "debts": list(deployed.debts),
-    }
+    await emit(
+        {
+            "text": f"{name}: release {deployed.release} is agreed",
+            "release": deployed.release,
+            "holders": list(deployed.holders),
+            "debts": list(deployed.debts),
+        }
+    )
     services.events.add("app.deployed", f"{name} release {deployed.release}")
-    async for event in follow(services, name, deployed.release):
-        yield event
+    await follow(services, name, deployed.release, emit)
 
 
-async def follow(services: Services, name: str, release: int) -> AsyncIterator[dict[str, Any]]:
-    """Tell how a rollout goes until it is healthy, rolled back, replaced or given up.
-
-    The wait has its own scope each time: a cancel scope may not be held across a yield.
-    """
+async def follow(services: Services, name: str, release: int, emit: Emit) -> None:
+    """Tell how a rollout goes until it is healthy, rolled back, replaced or given up."""
     limit_s = parse(services.ledger.state.releases[name, release].manifest_text).rollout.deadline_s + FOLLOW_MARGIN_S
     deadline = deadline_in(limit_s)
     last = ""
@@ -106,16 +110,42 @@ async def follow(services: Services, name: str, release: int) -> AsyncIterator[d
         final = _outcome(services, app, release)
         if final is not None:
             if final["outcome"] == "rolled-back":
-                final["log"] = await services.runner.last_lines(name, release, LAST_LOG_LINES)
-            yield final
+                final["log"] = await last_lines(services, name)
+            await emit(final)
             return
         text = _progress(services, app)
         if text != last:
             last = text
-            yield {"text": text, "app": name, "release": release}
+            await emit({"text": text, "app": name, "release": release})
         with trio.move_on_at(deadline):
             await services.pulse.wait_after(seen)
-    yield {"outcome": "unknown", "app": name, "release": release, "text": f"{name}: still not healthy; {last}"}
+    text = f"{name}: still not healthy; {last}"
+    await emit(
+        {"outcome": "unknown", "app": name, "release": release, "text": text, "log": await last_lines(services, name)}
+    )
+
+
+async def last_lines(services: Services, name: str) -> list[str]:
+    """The last lines that the newest of the app's replicas wrote, wherever it ran."""
+    by_replica: dict[str, list[str]] = {}
+    request = LogsRequest(name, "", LAST_LOG_LINES, False)
+    deadline = deadline_in(LOG_LINES_S)
+    with trio.move_on_at(deadline):
+        async with services.logs.gather(request, _reachable(services), deadline=deadline) as pieces:
+            async for piece in pieces:
+                if piece.lines is not None:
+                    texts = [escape_controls(line.text) for line in piece.lines.lines]
+                    by_replica.setdefault(piece.lines.replica_id, []).extend(texts)
+    if not by_replica:
+        return []
+    newest = max(by_replica, key=lambda replica_id: int(replica_id.rpartition("-")[2]))
+    return by_replica[newest][-LAST_LOG_LINES:]
+
+
+def _reachable(services: Services) -> list[NodeId]:
+    """Members that may have logs and can be asked now."""
+    members = services.ledger.state.active_members()
+    return [node_id for node_id in members if observed(services, node_id).state in ("alive", "suspect")]
 
 
 def _outcome(services: Services, app: App, release: int) -> dict[str, Any] | None:
@@ -162,19 +192,21 @@ async def remove_app(call: Call) -> Response:
 
 async def app_logs(call: Call) -> Response:
     name = call.path("name")
-    services = call.services
-    entries = services.runner.logs(
-        name,
-        replica_id=call.query("replica") or None,
-        lines=_count(call.query("lines", "100")),
-        follow=call.query("follow") == "1",
-    )
+    request = LogsRequest(name, call.query("replica"), _count(call.query("lines", "100")), call.query("follow") == "1")
+    return Lines(functools.partial(_logs, call.services, request))
 
-    async def documents() -> AsyncIterator[dict[str, Any]]:
-        async for entry in entries:
-            yield {"replica": entry.replica_id, "text": entry.text}
 
-    return lines(documents())
+async def _logs(services: Services, request: LogsRequest, emit: Emit) -> None:
+    deadline = math.inf if request.follow else deadline_in(LOG_LINES_S)
+    names = {member.node_id: member.name for member in services.ledger.state.members.values()}
+    async with services.logs.gather(request, _reachable(services), deadline=deadline) as pieces:
+        async for piece in pieces:
+            if piece.error is not None:
+                await emit({"replica": names[piece.node_id], "at": "", "text": f"no logs from there: {piece.error}"})
+            for line in piece.lines.lines if piece.lines else ():
+                replica_id = piece.lines.replica_id if piece.lines else ""
+                text = escape_controls(line.text)
+                await emit({"replica": replica_id, "at": when(line.at_ms), "stream": line.stream, "text": text})
 
 
 def _count(text: str) -> int:
@@ -185,16 +217,28 @@ def _count(text: str) -> int:
 
 async def exec_app(call: Call) -> Response:
     wanted = await read_json(call.request, EXEC)
-    output = call.services.runner.execute(call.path("name"), wanted.get("replica"), tuple(wanted["command"]))
+    name = call.path("name")
+    app_document(call.services, name)
+    placed = sorted(
+        assignment.replica_id
+        for assignment in call.services.ledger.state.assignments.values()
+        if assignment.app == name
+    )
+    replica_id = wanted.get("replica") or next(iter(placed), "")
+    if replica_id not in placed:
+        raise MissingError(f"{name} has no replica {replica_id!r}", hint=f"see `freecloud apps show {name}`")
+    request = ExecRequest(replica_id, tuple(wanted["command"]))
+    return Lines(functools.partial(_execute, call.services, request))
 
-    async def documents() -> AsyncIterator[dict[str, Any]]:
-        async for piece in output:
+
+async def _execute(services: Services, request: ExecRequest, emit: Emit) -> None:
+    node_id = services.ledger.state.assignments[request.replica_id].node
+    async with services.exec.run(node_id, request, deadline=deadline_in(EXEC_S_MAX)) as pieces:
+        async for piece in pieces:
+            for line in piece.lines:
+                await emit({"stream": line.stream, "text": escape_controls(line.text)})
             if piece.exit_code is not None:
-                yield {"exit_code": piece.exit_code}
-            else:
-                yield {"stream": piece.stream, "text": piece.text}
-
-    return lines(documents())
+                await emit({"exit_code": piece.exit_code})
 
 
 OPERATIONS = (

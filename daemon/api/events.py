@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import trio
 from starlette.responses import Response
 from starlette.types import Receive, Send
 
-from daemon.api.answers import LINES, lines, when
+from daemon.api.answers import LINES, Emit, Lines, when
 from daemon.api.operations import Call, Operation
 from daemon.events import Event
 from daemon.services import Services
 
 
 async def get_events(call: Call) -> Response:
-    return lines(_events(call.services, follow=call.query("follow") == "1"))
+    follow = call.query("follow") == "1"
+    return Lines(functools.partial(_tell, call.services, follow))
 
 
-async def _events(services: Services, *, follow: bool) -> AsyncIterator[dict[str, Any]]:
+async def _tell(services: Services, follow: bool, emit: Emit) -> None:
     with services.events.listen() as channel:
         for event in services.events.kept():
-            yield event_document(event)
+            await emit(event_document(event))
         if follow:
             async for event in channel:
-                yield event_document(event)
-            yield {"at": "", "kind": "lagged", "text": "this listener did not keep up", "sequence": -1}
+                await emit(event_document(event))
+            await emit({"at": "", "kind": "lagged", "text": "this listener did not keep up", "sequence": -1})
 
 
 def event_document(event: Event) -> dict[str, Any]:
@@ -45,9 +46,11 @@ async def serve_websocket(services: Services, receive: Receive, send: Send) -> N
                 continue
             nursery.cancel_scope.cancel()
 
+        async def emit(document: dict[str, Any]) -> None:
+            await send({"type": "websocket.send", "text": json.dumps(document, ensure_ascii=False)})
+
         nursery.start_soon(watch_for_close)
-        async for event in _events(services, follow=True):
-            await send({"type": "websocket.send", "text": json.dumps(event, ensure_ascii=False)})
+        await _tell(services, True, emit)
         await send({"type": "websocket.close", "code": 1013, "reason": "lagged"})
         nursery.cancel_scope.cancel()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import functools
 from typing import Any
 
 import trio
 from starlette.responses import Response
 
 from consensus.ledger_entries import ChangeMember
-from daemon.api.answers import LINES, document, lines
+from daemon.api.answers import LINES, Emit, Lines, document
 from daemon.api.body import read_json
 from daemon.api.clock import deadline_in
 from daemon.api.operations import Call, Operation, schema
@@ -23,35 +23,34 @@ DRAIN_TIMEOUT_S = 90.0
 
 async def stop(call: Call) -> Response:
     wanted = await read_json(call.request, STOP)
-    return lines(_stop(call.services, drain=bool(wanted.get("drain"))))
+    return Lines(functools.partial(_stop, call.services, bool(wanted.get("drain"))))
 
 
-async def _stop(services: Services, *, drain: bool) -> AsyncIterator[dict[str, Any]]:
+async def _stop(services: Services, drain: bool, emit: Emit) -> None:
     """Drain if others can take over, hand over what is led here, then stop once the answer is out."""
     me = services.identity.node_id
     others = [node_id for node_id in services.ledger.state.active_members() if node_id != me]
     if drain and others:
-        yield {"text": "moving its apps to other nodes"}
+        await emit({"text": "moving its apps to other nodes"})
         try:
             entry = ChangeMember(me, None, None, True, None, None, None, None, None)
             await services.ledger.propose(entry, deadline=deadline_in(10))
         except FreecloudError as error:
-            yield {"text": f"cannot drain: {error}"}
+            await emit({"text": f"cannot drain: {error}"})
         else:
-            async for left in _assigned(services, deadline_in(DRAIN_TIMEOUT_S)):
-                yield {"text": f"{left} replicas still here"}
+            await _until_empty(services, deadline_in(DRAIN_TIMEOUT_S), emit)
     if services.ledger.is_leader and others:
-        yield {"text": "handing over leadership"}
+        await emit({"text": "handing over leadership"})
         try:
             await services.ledger.transfer_leadership(deadline=deadline_in(5))
         except FreecloudError as error:
-            yield {"text": f"leadership was not taken over: {error}"}
-    yield {"text": "stopping", "stopped": True}
+            await emit({"text": f"leadership was not taken over: {error}"})
+    await emit({"text": "stopping", "stopped": True})
     services.stop()
 
 
-async def _assigned(services: Services, deadline: float) -> AsyncIterator[int]:
-    """How many replicas are still assigned here, until none is or time is up."""
+async def _until_empty(services: Services, deadline: float, emit: Emit) -> None:
+    """Wait until no replica is assigned here, or time is up; tell how many are left."""
     me = services.identity.node_id
     last = -1
     while trio.current_time() < deadline:
@@ -61,7 +60,7 @@ async def _assigned(services: Services, deadline: float) -> AsyncIterator[int]:
             return
         if left != last:
             last = left
-            yield left
+            await emit({"text": f"{left} replicas still here"})
         with trio.move_on_at(deadline):
             await services.pulse.wait_after(seen)
 

@@ -126,6 +126,7 @@ def finish_unpacking(folder: ReplicaFolder, sandbox: Sandbox, plan: ReplicaPlan)
 def write_record(folder: ReplicaFolder, record: ReplicaRecord) -> None:
     """Replace the replica's record. Not fsynced: it speaks of processes, and a power cut ends those too."""
     fresh = folder.path / "record.new"
+    fresh.touch(mode=0o600)
     fresh.write_bytes(RUNTIME.encode(record))
     fresh.rename(folder.record)
 

@@ -100,7 +100,7 @@ def play(nodes: list[Node]) -> dict[str, Any]:
         new_leader = _wait("a new leader", lambda: _new_leader(rest, leader.name))
         leader_s = time.monotonic() - killed_at
         output.note(f"new leader: {new_leader} after {leader_s:.1f} s")
-        _wait("three healthy replicas on living nodes", lambda: _healthy(rest[0], leader.name) == 3)
+        _wait("three healthy replicas on living nodes", lambda: _moved_away(rest[0], leader.name))
         moved_s = time.monotonic() - killed_at
         output.note(f"the replica that was on {leader.name} runs elsewhere, healthy after {moved_s:.1f} s")
     output.note(load.summary())
@@ -248,10 +248,21 @@ def _leader_with_replica(nodes: list[Node]) -> Node:
     for other in drained:
         client.post(f"/v1/nodes/{other}/drain", {"on": True})
     output.note(f"draining {' and '.join(drained)}: a replica moves to {name}")
-    _wait(f"a replica on {name}", lambda: name in _holders(nodes[0]) and _healthy(nodes[0], "") == 3)
+    _wait(f"a replica on {name}", lambda: name in _settled_holders(nodes[0]))
     for other in drained:
         client.post(f"/v1/nodes/{other}/drain", {"on": False})
     return leader
+
+
+def _settled_holders(node: Node) -> list[str]:
+    """Where the replicas are, once there are three, all healthy, and none on its way out."""
+    holders = _holders(node)
+    return holders if len(holders) == 3 and _healthy(node, "") == 3 else []
+
+
+def _moved_away(node: Node, dead: str) -> bool:
+    holders = _settled_holders(node)
+    return bool(holders) and dead not in holders
 
 
 def _holders(node: Node) -> list[str]:

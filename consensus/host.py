@@ -21,7 +21,7 @@ from consensus.group import Group
 from consensus.group_effects import GroupOutput, SaveSnapshot
 from consensus.log_records import GroupWrite
 from consensus.log_store import LogStatistics, LogStore
-from consensus.pull import PULL, Piece, PieceRequest, Pull, PullAnswer, PullRequest
+from consensus.pull import PULL, STALE_S, Piece, PieceRequest, Pull, PullAnswer, PullRequest
 from consensus.raft.messages import RAFT, Envelope
 from consensus.snapshot_store import SnapshotStore
 from mesh.errors import DiskError, FreecloudError, MissingError
@@ -303,14 +303,15 @@ class Host:
         self.wake()
 
     async def _serve_pull(self, caller: Caller, request: PullRequest) -> PullAnswer:
-        """Answer with what follows; wait for it as long as the asker likes."""
+        """Answer with what follows; wait for it as long as the asker likes, unless this copy is out of touch itself."""
         group = self._group(request.group)
         self._served += 1
         until = min(caller.deadline, trio.current_time() + request.wait_ms / 1000)
         while True:
             moved = self._moved
             answer = group.serve_pull(trio.current_time(), request)
-            if answer.entries or answer.use_snapshot or trio.current_time() >= until:
+            has_news = answer.entries or answer.use_snapshot
+            if has_news or answer.heard_ms_ago > STALE_S * 1000 or trio.current_time() >= until:
                 return answer
             with trio.move_on_at(until):
                 await moved.wait()

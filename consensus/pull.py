@@ -31,7 +31,8 @@ ANSWER_S = 3.0
 """How much later than its waiting time an answer may come."""
 
 LOOK_AROUND_S = 1.0
-"""How often a replica without a leader asks one of its peers, the next one each time."""
+"""How often a replica without a leader asks one of its peers, the next one each time; and an observer, when all that
+it can ask are out of touch."""
 
 STALE_S = 2 * WAIT_S
 """A copy that heard of a leader so long ago is no better than ours: two that copy from each other learn nothing. A
@@ -205,7 +206,8 @@ class Puller:
     def go_on(self, now: float) -> None:
         """What was answered is durable; ask for what follows."""
         if self._running and self._asked is None and self._next_at == ASLEEP:
-            self._next_at = now if self._patient else now + LOOK_AROUND_S
+            all_stale = self._stale_answers >= max(1, len(self._sources))
+            self._next_at = now if self._patient and not all_stale else now + LOOK_AROUND_S
             if not self._patient and self._sources:
                 self._sources.append(self._sources.pop(0))
 

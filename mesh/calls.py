@@ -24,7 +24,7 @@ from mesh.errors import (
 )
 from mesh.lanes import Lane
 from mesh.link import Link, MuxStream, StreamBroken
-from mesh.mux import ResetReason
+from mesh.mux_events import ResetReason
 from mesh.rpc import (
     ANSWER,
     FAILURE,

@@ -17,11 +17,11 @@ import trio
 from mesh.errors import ProtocolError
 from mesh.hello import Greeted, Hello
 from mesh.lanes import Lane
-from mesh.mux import (
+from mesh.mux import Mux
+from mesh.mux_events import (
     MESSAGE_BYTES_MAX,
     CloseWanted,
     LinkEnd,
-    Mux,
     MuxConfig,
     MuxStatistics,
     NoticeReceived,

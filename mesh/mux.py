@@ -17,9 +17,6 @@ Source: flow control as in HTTP/2 (RFC 9113 section 5.2); limits: yamux and libp
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
-from enum import Enum, IntEnum
-from math import inf
 
 from mesh.errors import ExhaustedError, ProtocolError
 from mesh.framing import (
@@ -32,142 +29,24 @@ from mesh.framing import (
     FrameKind,
     encode_frame,
 )
+from mesh.keepalive import KeepAlive
 from mesh.lanes import Lane
 from mesh.machine import ASLEEP
-
-MESSAGE_BYTES_MAX = 1024 * 1024 + 1024
-"""A bulk message: 1 MiB of content and its wrapping."""
-
-
-# In place of flags in a stream's queue: its opening, and its end by a reset that waits for its turn.
-_OPEN_MARK = -1
-_RESET_MARK = -2
-
-
-class ResetReason(IntEnum):
-    """Why a stream ended at once."""
-
-    CANCELLED = 1  # the side that reset it no longer wants it
-    LIMIT = 2  # too many streams, or a message over its limit
-    FAILED = 3  # a tunnel's handler gave up
-    PROTOCOL = 4  # the other side broke the protocol on this stream
-
-
-class LinkEnd(Enum):
-    """Why the mux wants the link closed."""
-
-    SILENT = "silent"  # nothing arrived for too long
-    FLOODED = "flooded"  # the peer makes us answer and does not read the answers
-    DRAINED = "drained"  # both sides said GOAWAY and the last stream has ended
-
-
-@dataclass(frozen=True, slots=True)
-class MuxConfig:
-    """Sizes of one link, and its clock; every bound has its reason in the limits of the threat model.
-
-    Both ends must have the same windows and stream limit; they are part of the protocol, not a setting.
-    """
-
-    stream_window_bytes: int = 256 * 1024
-    lane_window_bytes: int = 4 * 1024 * 1024
-    streams_max: int = 256  # that one side may have open
-    notices_max: int = 1024  # queued in a lane
-    notice_bytes_max: int = 8 * 1024 * 1024  # queued in a lane
-    urgent_frames_max: int = 4096  # replies to the peer that wait to be sent; more means it never reads
-    keepalive_s: float = 2.0  # silence after which we ask
-    measure_every_s: float = 10.0  # round trips are measured at least this often, busy or not
-    silence_s: float = 6.0  # silence after which the link is dead: three times asked
-    overslept_s: float = (
-        1.0  # woken this much too late, it was us who slept, and silence proves nothing (fault P3)
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOpened:
-    stream: int
-    lane: Lane
-    header: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StreamData:
-    stream: int
-    payload: bytes
-    more: bool  # the message goes on
-    end: bool  # the peer sends nothing further on this stream
-
-
-@dataclass(frozen=True, slots=True)
-class StreamReset:
-    stream: int
-    reason: int  # a ResetReason, or one that a later version made up
-
-
-@dataclass(frozen=True, slots=True)
-class StreamWritable:
-    """What was sent on the stream has left the queue."""
-
-    stream: int
-
-
-@dataclass(frozen=True, slots=True)
-class NoticeReceived:
-    lane: Lane
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class PeerRetired:
-    """The peer opens no more streams here."""
-
-
-@dataclass(frozen=True, slots=True)
-class CloseWanted:
-    reason: LinkEnd
-
-
-MuxEvent = (
-    StreamOpened | StreamData | StreamReset | StreamWritable | NoticeReceived | PeerRetired | CloseWanted
+from mesh.mux_events import (
+    CloseWanted,
+    LinkEnd,
+    MuxConfig,
+    MuxEvent,
+    MuxStatistics,
+    NoticeReceived,
+    PeerRetired,
+    ResetReason,
+    StreamData,
+    StreamOpened,
+    StreamReset,
+    StreamWritable,
 )
-
-
-@dataclass(slots=True)
-class _Stream:
-    lane: Lane
-    send_window: int
-    receive_window: int
-    queue: deque[tuple[memoryview, int]] = field(default_factory=deque)  # (payload, flags)
-    queued_bytes: int = 0
-    unread_bytes: int = 0  # received, and not consumed by the reader
-    owed_bytes: int = 0  # consumed, and not credited to the peer yet
-    send_ended: bool = False  # an END is queued or sent
-    end_sent: bool = False
-    end_received: bool = False
-    scheduled: bool = False  # stands in its lane's turn order
-    watched: bool = False  # someone waits for its queue to empty
-    discards: bool = False  # its user is gone; only what is queued still matters
-
-
-@dataclass(slots=True)
-class _LaneState:
-    send_window: int
-    receive_window: int
-    owed_bytes: int = 0
-    notices: deque[memoryview] = field(default_factory=deque)
-    notice_bytes: int = 0
-    turn: deque[int] = field(default_factory=deque)  # streams with something to send, next first
-    blocked: dict[int, None] = field(
-        default_factory=dict
-    )  # streams that wait for the lane's window, in order
-    arriving: bytearray = field(default_factory=bytearray)  # a notice whose last frame is still to come
-
-
-@dataclass(frozen=True, slots=True)
-class MuxStatistics:
-    streams: int
-    queued_bytes: int
-    rtt_s: float  # smoothed; inf before the first measurement
-    retiring: bool
+from mesh.mux_state import OPEN_MARK, RESET_MARK, LaneState, StreamState
 
 
 class Mux:
@@ -183,17 +62,13 @@ class Mux:
         self._config = config
         self._dialled = dialled
         self._next_stream = 1 if dialled else 2
-        self._streams: dict[int, _Stream] = {}
+        self._streams: dict[int, StreamState] = {}
         self._opened_by_peer = 0
-        self._lanes = tuple(_LaneState(config.lane_window_bytes, config.lane_window_bytes) for _ in Lane)
+        self._lanes = tuple(LaneState(lane, config) for lane in Lane)
         self._urgent: deque[bytes] = deque()
         self._pong: bytes | None = None
         self._events: list[MuxEvent] = []
-        self._last_received = now
-        self._ping_sent: tuple[bytes, float] | None = None
-        self._last_measured = now - config.measure_every_s
-        self._ping_count = 0
-        self._rtt_s = inf
+        self._time = KeepAlive(config, now)
         self._unsent_opens = 0
         self._retired_here = False
         self._goaway_sent = False
@@ -215,11 +90,11 @@ class Mux:
                 "too many calls at once on one link", why=f"the limit is {self._config.streams_max}"
             )
         number = self._free_number()
-        stream = self._new_stream(lane)
+        stream = StreamState(lane, self._config.stream_window_bytes)
         self._streams[number] = stream
         # The header takes its turn in the lane, so a bulk stream's opening never overtakes an urgent message, but
         # it needs no window: it is bounded by the number of streams.
-        stream.queue.append((memoryview(header), _OPEN_MARK))
+        stream.queue.append((memoryview(header), OPEN_MARK))
         self._unsent_opens += 1
         self._schedule(number, stream)
         return number
@@ -242,8 +117,7 @@ class Mux:
 
     def queued_bytes(self, number: int) -> int:
         """What was sent on the stream and has not left yet."""
-        stream = self._streams.get(number)
-        return 0 if stream is None else stream.queued_bytes
+        return stream.queued_bytes if (stream := self._streams.get(number)) else 0
 
     def watch_writable(self, number: int) -> None:
         """Have one `StreamWritable` when the queue of the stream is empty next."""
@@ -258,7 +132,7 @@ class Mux:
         stream.unread_bytes -= count
         if stream.unread_bytes < 0:
             raise AssertionError("more was consumed than had arrived")
-        self._owe_lane(stream.lane, count)
+        self._give_back(stream.lane, count)
         if stream.end_received:
             return
         stream.owed_bytes += count
@@ -283,28 +157,18 @@ class Mux:
             return
         stream.discards = True
         stream.send_ended = True
-        stream.queue.append((memoryview(b""), _RESET_MARK))
+        stream.queue.append((memoryview(b""), RESET_MARK))
         self._schedule(number, stream)
         self.consumed(number, stream.unread_bytes)
 
     def was_sent(self, number: int) -> bool:
         """Whether any frame of the stream has left; False means that the peer knows nothing of it."""
         stream = self._streams.get(number)
-        return stream is None or not stream.queue or stream.queue[0][1] != _OPEN_MARK
+        return stream is None or not stream.queue or stream.queue[0][1] != OPEN_MARK
 
     def notice(self, lane: Lane, payload: bytes) -> bool:
         """Queue a message without an answer; False when the lane's queue is full, and nothing was queued."""
-        state = self._lanes[lane]
-        if len(payload) > MESSAGE_BYTES_MAX:
-            raise ExhaustedError(
-                f"a message of {len(payload)} bytes", why=f"the limit is {MESSAGE_BYTES_MAX}"
-            )
-        full = len(state.notices) >= self._config.notices_max
-        if full or state.notice_bytes + len(payload) > self._config.notice_bytes_max:
-            return False
-        state.notices.append(memoryview(payload))
-        state.notice_bytes += len(payload)
-        return True
+        return self._lanes[lane].notices.put(payload)
 
     def retire(self) -> None:
         """Open no more streams and say so; `CloseWanted` follows when both sides have and the last has ended."""
@@ -320,12 +184,12 @@ class Mux:
     @property
     def rtt_s(self) -> float:
         """The smoothed round-trip time, `inf` before the first measurement."""
-        return self._rtt_s
+        return self._time.rtt_s
 
     def statistics(self) -> MuxStatistics:
         queued = sum(stream.queued_bytes for stream in self._streams.values())
-        queued += sum(state.notice_bytes for state in self._lanes)
-        return MuxStatistics(len(self._streams), queued, self._rtt_s, self.retiring)
+        queued += sum(state.notices.queued_bytes for state in self._lanes)
+        return MuxStatistics(len(self._streams), queued, self._time.rtt_s, self.retiring)
 
     # What the peer does.
 
@@ -335,7 +199,7 @@ class Mux:
         Raises:
             ProtocolError: The peer broke the protocol; the link must be closed.
         """
-        self._last_received = now
+        self._time.heard(now)
         match frame.kind:
             case FrameKind.DATA:
                 self._receive_data(frame)
@@ -352,7 +216,7 @@ class Mux:
             case FrameKind.PING:
                 self._pong = frame.payload  # the newest is enough: a peer that floods gets one answer
             case FrameKind.PONG:
-                self._receive_pong(now, frame.payload)
+                self._time.answered(now, frame.payload)
             case FrameKind.GOAWAY:
                 self._retired_there = True
                 self._events.append(PeerRetired())
@@ -372,7 +236,7 @@ class Mux:
             self._urge(encode_frame(FrameKind.RESET, bytes([ResetReason.LIMIT]), stream=number))
             return
         lane = Lane(frame.flags & LANE_BITS)
-        self._streams[number] = self._new_stream(lane)
+        self._streams[number] = StreamState(lane, self._config.stream_window_bytes)
         self._opened_by_peer += 1
         self._events.append(StreamOpened(number, lane, frame.payload))
 
@@ -382,8 +246,8 @@ class Mux:
         if stream is None:
             # Two innocent ways to get here: we reset or refused the stream, and this was under way already. It
             # used up its lane's window nevertheless.
-            self._take_lane(Lane(frame.flags & LANE_BITS), size)
-            self._owe_lane(Lane(frame.flags & LANE_BITS), size)
+            self._lanes[frame.flags & LANE_BITS].use(size)
+            self._give_back(Lane(frame.flags & LANE_BITS), size)
             return
         if stream.end_received:
             raise ProtocolError("a frame out of place", why="bytes after the end of a stream")
@@ -391,7 +255,7 @@ class Mux:
             raise ProtocolError("a frame out of place", why="a stream changed its lane")
         if size > stream.receive_window:
             raise ProtocolError("the peer sent more than it may", why="a stream's window was overrun")
-        self._take_lane(stream.lane, size)
+        self._lanes[stream.lane].use(size)
         stream.receive_window -= size
         stream.unread_bytes += size
         stream.end_received = bool(frame.flags & END)
@@ -401,20 +265,14 @@ class Mux:
             self._events.append(
                 StreamData(frame.stream, frame.payload, bool(frame.flags & MORE), bool(frame.flags & END))
             )
-        self._forget_if_over(frame.stream, stream)
+        if stream.is_over:
+            self._forget(frame.stream)
 
     def _receive_notice(self, frame: Frame) -> None:
         lane = Lane(frame.flags & LANE_BITS)
-        arriving = self._lanes[lane].arriving
-        if len(arriving) + len(frame.payload) > MESSAGE_BYTES_MAX:
-            raise ProtocolError("a message without end", why=f"the limit is {MESSAGE_BYTES_MAX} bytes")
-        if frame.flags & MORE:
-            arriving += frame.payload
-        elif arriving:
-            self._events.append(NoticeReceived(lane, bytes(arriving) + frame.payload))
-            arriving.clear()
-        else:
-            self._events.append(NoticeReceived(lane, frame.payload))
+        message = self._lanes[lane].notices.arrived(frame.payload, frame.flags)
+        if message is not None:
+            self._events.append(NoticeReceived(lane, message))
 
     def _receive_window(self, frame: Frame) -> None:
         credit = int.from_bytes(frame.payload, "big")
@@ -434,42 +292,20 @@ class Mux:
                 raise ProtocolError("the peer gave back more than was sent", why="a stream's window")
             self._schedule(frame.stream, stream)
 
-    def _receive_pong(self, now: float, payload: bytes) -> None:
-        if self._ping_sent is None or self._ping_sent[0] != payload:
-            return
-        measured = max(now - self._ping_sent[1], 0.0)
-        self._ping_sent = None
-        self._last_measured = now
-        # RFC 6298 section 2: seven eighths of what was known, one eighth of what is new.
-        self._rtt_s = measured if self._rtt_s == inf else 0.875 * self._rtt_s + 0.125 * measured
-
     # Time.
 
     def tick(self, now: float) -> None:
         """Ask a silent peer; call it dead when it stays silent; measure the round trip now and then."""
         if self._close_wanted:
             return
-        if now - self.next_deadline() > self._config.overslept_s:
-            self._last_received = max(self._last_received, now - self._config.keepalive_s)
-            self._ping_sent = None
-        if now - self._last_received >= self._config.silence_s:
+        payload = self._time.tick(now)
+        if self._time.is_dead(now):
             self._want_close(LinkEnd.SILENT)
-        elif self._ping_sent is None and now >= self._ping_due():
-            self._ping_count += 1
-            payload = self._ping_count.to_bytes(8, "big")
-            self._ping_sent = (payload, now)
+        elif payload is not None:
             self._urge(encode_frame(FrameKind.PING, payload))
 
     def next_deadline(self) -> float:
-        if self._close_wanted:
-            return ASLEEP
-        dead_at = self._last_received + self._config.silence_s
-        return dead_at if self._ping_sent is not None else min(dead_at, self._ping_due())
-
-    def _ping_due(self) -> float:
-        return min(
-            self._last_received + self._config.keepalive_s, self._last_measured + self._config.measure_every_s
-        )
+        return ASLEEP if self._close_wanted else self._time.next_deadline()
 
     # What is to be done.
 
@@ -518,9 +354,9 @@ class Mux:
         return self._retired_here and not self._goaway_sent and self._unsent_opens == 0
 
     def _next_lane_frame(self) -> bytes | None:
-        for lane, state in enumerate(self._lanes):
+        for state in self._lanes:
             if state.notices:
-                return self._notice_frame(lane, state)
+                return state.notices.next_frame()
             while state.turn:
                 number = state.turn.popleft()
                 stream = self._streams.get(number)
@@ -532,25 +368,17 @@ class Mux:
                     return frame
         return None
 
-    def _notice_frame(self, lane: int, state: _LaneState) -> bytes:
-        view = state.notices.popleft()
-        piece, rest = view[:PAYLOAD_BYTES_MAX], view[PAYLOAD_BYTES_MAX:]
-        state.notice_bytes -= len(piece)
-        if rest:
-            state.notices.appendleft(rest)
-        return encode_frame(FrameKind.NOTICE, piece, flags=lane | (MORE if rest else 0))
-
-    def _stream_frame(self, number: int, stream: _Stream, state: _LaneState) -> bytes | None:
+    def _stream_frame(self, number: int, stream: StreamState, state: LaneState) -> bytes | None:
         """The stream's next frame, cut to its windows; None when it has to wait for one of them."""
         if not stream.queue:
             return None
         view, flags = stream.queue[0]
-        if flags == _OPEN_MARK:
+        if flags == OPEN_MARK:
             stream.queue.popleft()
             self._unsent_opens -= 1
             self._schedule(number, stream)
             return encode_frame(FrameKind.OPEN, view, stream=number, flags=stream.lane)
-        if flags == _RESET_MARK:
+        if flags == RESET_MARK:
             self._forget(number)
             return encode_frame(FrameKind.RESET, bytes([ResetReason.CANCELLED]), stream=number)
         room = min(len(view), stream.send_window, state.send_window)
@@ -575,7 +403,8 @@ class Mux:
         elif stream.watched:
             stream.watched = False
             self._events.append(StreamWritable(number))
-        self._forget_if_over(number, stream)
+        if stream.is_over:
+            self._forget(number)
         return frame
 
     # Book-keeping.
@@ -587,41 +416,22 @@ class Mux:
         self._next_stream = number + 2 if number + 2 < 2**32 else (1 if self._dialled else 2)
         return number
 
-    def _new_stream(self, lane: Lane) -> _Stream:
-        return _Stream(lane, self._config.stream_window_bytes, self._config.stream_window_bytes)
-
-    def _schedule(self, number: int, stream: _Stream) -> None:
+    def _schedule(self, number: int, stream: StreamState) -> None:
         if stream.queue and not stream.scheduled:
             stream.scheduled = True
             self._lanes[stream.lane].turn.append(number)
 
-    def _take_lane(self, lane: Lane, count: int) -> None:
-        state = self._lanes[lane]
-        if count > state.receive_window:
-            raise ProtocolError("the peer sent more than it may", why="a lane's window was overrun")
-        state.receive_window -= count
-
-    def _owe_lane(self, lane: Lane, count: int) -> None:
-        state = self._lanes[lane]
-        state.owed_bytes += count
-        # A quarter at a time; less when the peer has less than that left, or streams nobody reads could hold all of
-        # the window but what is owed here, and the living ones would wait for ever.
-        if state.owed_bytes >= min(self._config.lane_window_bytes // 4, max(state.receive_window, 1)):
-            self._urge(encode_frame(FrameKind.WINDOW, state.owed_bytes.to_bytes(4, "big"), flags=lane))
-            state.receive_window += state.owed_bytes
-            state.owed_bytes = 0
-
-    def _forget_if_over(self, number: int, stream: _Stream) -> None:
-        if stream.end_sent and stream.end_received:
-            self._forget(number)
+    def _give_back(self, lane: Lane, count: int) -> None:
+        if credit := self._lanes[lane].give_back(count):
+            self._urge(encode_frame(FrameKind.WINDOW, credit.to_bytes(4, "big"), flags=lane))
 
     def _forget(self, number: int) -> None:
         stream = self._streams.pop(number)
-        if stream.queue and stream.queue[0][1] == _OPEN_MARK:
+        if stream.queue and stream.queue[0][1] == OPEN_MARK:
             self._unsent_opens -= 1
         if (number % 2 == 1) is not self._dialled:
             self._opened_by_peer -= 1
-        self._owe_lane(stream.lane, stream.unread_bytes)
+        self._give_back(stream.lane, stream.unread_bytes)
         self._close_if_drained()
 
     def _urge(self, frame: bytes) -> None:

@@ -28,7 +28,7 @@ from mesh.link_table import LinkEvent as LinkEvent
 from mesh.link_table import LinkOpened as LinkOpened
 from mesh.link_table import LinksLagged as LinksLagged
 from mesh.link_table import LinkTable
-from mesh.mux import MuxConfig, MuxStatistics
+from mesh.mux_events import MuxConfig, MuxStatistics
 from mesh.names import NodeId
 from mesh.rpc import Caller, Method, RequestT, ResponseT, RpcServer
 from mesh.tls import ALPN_JOIN, ALPN_MESH, STRANGER, TlsContexts, TlsStream

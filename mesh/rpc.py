@@ -23,7 +23,7 @@ import trio
 from mesh.errors import DeadlineError, FreecloudError, Kind, ProtocolError, RefusedError, rebuild
 from mesh.lanes import Lane as Lane
 from mesh.link import MuxStream, StreamBroken
-from mesh.mux import MESSAGE_BYTES_MAX, ResetReason
+from mesh.mux_events import MESSAGE_BYTES_MAX, ResetReason
 from mesh.names import NodeId, Role
 from mesh.trust import TrustStore
 from mesh.tunnel import LocalTunnel, RemoteTunnel, Tunnel

@@ -13,7 +13,8 @@ from mesh.hello import LINK
 from mesh.identity import certificate_public_key
 from mesh.invite import InvitePin, InviteToken, decode_token, encode_token
 from mesh.lanes import Lane
-from mesh.mux import Mux, MuxConfig, NoticeReceived, StreamData
+from mesh.mux import Mux
+from mesh.mux_events import MuxConfig, NoticeReceived, StreamData
 from mesh.names import MeshId
 from mesh.rpc import RPC
 

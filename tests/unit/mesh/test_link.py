@@ -15,7 +15,7 @@ from mesh.framing import FrameDecoder, FrameKind, encode_frame
 from mesh.hello import Greeted, Hello
 from mesh.lanes import Lane
 from mesh.link import Link, LinkOver, MuxStream, StreamBroken
-from mesh.mux import MuxConfig
+from mesh.mux_events import MuxConfig
 from mesh.names import MeshId, NodeId
 from mesh.rpc import FAILURE, RPC, Call, Caller, RpcServer, rebuilt
 from mesh.trust import TrustedPeer, TrustStore

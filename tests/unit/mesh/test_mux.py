@@ -18,11 +18,11 @@ from mesh.framing import (
     encode_frame,
 )
 from mesh.lanes import Lane
-from mesh.mux import (
+from mesh.mux import Mux
+from mesh.mux_events import (
     MESSAGE_BYTES_MAX,
     CloseWanted,
     LinkEnd,
-    Mux,
     MuxConfig,
     MuxEvent,
     NoticeReceived,

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(config: Config) -> None:
     import trio
 
-    from daemon.node import run_node
+    from daemon.lives import run_node
 
     trio.run(run_node, config)
 

@@ -29,6 +29,11 @@ class Listeners:
     addresses: dict[str, str]
     notices: tuple[str, ...]
 
+    def close(self) -> None:
+        """Let go of every port; closing what its server closed already does no harm."""
+        for one in (self.mesh, self.gossip, self.http, self.ingress, self.unix):
+            one.close()
+
 
 def open_listeners(config: Config, home: Home) -> Listeners:
     """Bind everything, or nothing.

@@ -12,7 +12,6 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 
 import trio
 
@@ -27,24 +26,24 @@ from daemon.api.clock import wall_ms
 from daemon.config import Config
 from daemon.events import EventLog
 from daemon.founding import founding_entry, new_mesh_id
-from daemon.home import Home, HomeLock
+from daemon.home import Home
 from daemon.in_step import InStep
 from daemon.invites import Desk
 from daemon.joining import belong
 from daemon.keys import GOSSIP, KeyHolder, new_generation
-from daemon.listeners import Listeners, open_listeners
+from daemon.listeners import Listeners
 from daemon.membership import MeshFile, trusted_peers
 from daemon.own_record import OwnRecord
 from daemon.pulse import Pulse
 from daemon.sealed_secrets import SealedSecrets
 from daemon.services import Services
 from daemon.sights import group_facts, sights_of
-from daemon.standing import StartOver, move_aside, register
+from daemon.standing import register
 from daemon.tls import api_tls
 from daemon.version import FEATURE_LEVEL, VERSION
 from gossip.seal import GossipKey, KeyRing
 from gossip.service import Gossip, GossipConfig
-from mesh.errors import FencedError, FreecloudError, MissingError
+from mesh.errors import FreecloudError, MissingError
 from mesh.hello import Hello
 from mesh.http.asgi import serve_asgi
 from mesh.identity import Identity, create_identity, load_identity
@@ -75,50 +74,6 @@ DRAIN_S = 3.0
 HAND_OVER_S = 2.0
 RESTART_MS = 60_000
 """SIGTERM stops the daemon only: its apps go on under their shims for so long, and so it is away, not gone."""
-
-
-async def run_node(config: Config) -> None:
-    """Run this node until it is told to stop.
-
-    Raises:
-        FreecloudError: Why it could not start, or had to stop.
-    """
-    os.umask(0o077)
-    home = Home(config.home)
-    home.prepare()
-    lock = HomeLock.take(home)
-    try:
-        try:
-            await _live(config, home)
-        except StartOver:
-            moved = move_aside(home, f"{wall_ms()}")
-            _say(f"this home's memory was old: it was moved to {moved}, and is learnt anew")
-            await _live(config, home)
-    finally:
-        lock.release()
-
-
-async def _live(config: Config, home: Home) -> None:
-    """One start. What ended it comes out of its nurseries as one error."""
-    try:
-        await Node(config, home, open_listeners(config, home)).run()
-    except BaseExceptionGroup as group:
-        leaves = list(_leaves(group))
-        for leaf in leaves:
-            if isinstance(leaf, StartOver) or (isinstance(leaf, FencedError) and leaf.stable_code == "fenced.diverged"):
-                raise StartOver from group
-        for leaf in leaves:
-            if isinstance(leaf, FreecloudError):
-                raise leaf from group
-        raise
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
 
 
 class Node:
@@ -422,10 +377,10 @@ class Node:
             os.close(self._config.ready_descriptor)
         else:
             for notice in notices:
-                _say(notice)
+                say(notice)
             for name, address in addresses.items():
-                _say(f"{name.ljust(8)} {address}")
-            _say("ready")
+                say(f"{name.ljust(8)} {address}")
+            say("ready")
 
     def _stop_with(self, error: FreecloudError) -> None:
         """End this start, and let the process tell why."""
@@ -447,6 +402,7 @@ class Node:
                 await self._gossip.leave(deadline)
             else:
                 self._gossip.announce_away(wall_ms() + RESTART_MS)
+                await self._gossip.told(min(deadline, trio.current_time() + DRAIN_S))
                 await self._hand_over()
             await self._ingress.drain(min(deadline, trio.current_time() + DRAIN_S))
 
@@ -469,6 +425,6 @@ def _listener(bound: socket.socket) -> trio.SocketListener:
     return trio.SocketListener(trio.socket.from_stdlib_socket(bound))
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     sys.stderr.write(text + "\n")
     sys.stderr.flush()

@@ -45,7 +45,7 @@ MACHINES = (
     "mesh/versioned.py",
     "mesh/http/http1.py",
 )
-SHELLS = ("gossip/service.py",)
+SHELLS = ("gossip/datagrams.py", "gossip/service.py", "gossip/watchers.py")
 """What the patterns above catch and is a shell all the same."""
 
 IMPURE = {"trio", "socket", "ssl", "os", "time", "lmdb", "subprocess", "select", "threading", "pathlib", "tempfile"}

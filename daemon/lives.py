@@ -1,0 +1,61 @@
+"""One home, one lock, and the lives of the node in it: usually one, two when its memory had to be moved aside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from daemon.api.clock import wall_ms
+from daemon.config import Config
+from daemon.home import Home, HomeLock
+from daemon.listeners import open_listeners
+from daemon.node import Node, say
+from daemon.standing import StartOver, move_aside
+from mesh.errors import FencedError, FreecloudError
+
+
+async def run_node(config: Config) -> None:
+    """Run this node until it is told to stop.
+
+    Raises:
+        FreecloudError: Why it could not start, or had to stop.
+    """
+    os.umask(0o077)
+    home = Home(config.home)
+    home.prepare()
+    lock = HomeLock.take(home)
+    try:
+        try:
+            await _live(config, home)
+        except StartOver:
+            moved = move_aside(home, f"{wall_ms()}")
+            say(f"this home's memory was old: it was moved to {moved}, and is learnt anew")
+            await _live(config, home)
+    finally:
+        lock.release()
+
+
+async def _live(config: Config, home: Home) -> None:
+    """One start. What ended it comes out of its nurseries as one error."""
+    listeners = open_listeners(config, home)
+    try:
+        await Node(config, home, listeners).run()
+    except BaseExceptionGroup as group:
+        leaves = list(_leaves(group))
+        for leaf in leaves:
+            if isinstance(leaf, StartOver) or (isinstance(leaf, FencedError) and leaf.stable_code == "fenced.diverged"):
+                raise StartOver from group
+        for leaf in leaves:
+            if isinstance(leaf, FreecloudError):
+                raise leaf from group
+        raise
+    finally:
+        listeners.close()
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

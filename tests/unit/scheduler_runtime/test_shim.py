@@ -203,6 +203,28 @@ time.sleep(600)
         await caller.wait_dead()
 
 
+async def test_adopting_a_run_without_its_shim_gives_nothing_and_leaves_nothing(
+    tmp_path: Path, runtime: ProcessRuntime
+) -> None:
+    """Whoever is told that there is no run starts another: what is left of the first must be dead by then."""
+    code = """
+if os.fork() == 0:
+    os.setsid()
+    tell(ready=True)
+    time.sleep(600)
+beacon.close()
+time.sleep(600)
+"""
+    async with open_beacon() as beacon:
+        launch = launch_python(tmp_path, code, beacon=beacon)
+        run = await runtime.start(launch, deadline=soon())
+        caller = await beacon.caller()
+        await caller.hear()
+        os.kill(run.facts.shim_pid, signal.SIGKILL)
+        assert await runtime.adopt(tmp_path / "run", launch.run_id, entitled=boottime(), deadline=soon()) is None
+        await caller.wait_dead()
+
+
 async def test_a_run_of_an_earlier_boot_is_not_mistaken_for_a_process_of_this_one(tmp_path: Path) -> None:
     """Its pid and start time may by chance be those of a process of now: only the boot tells."""
     folder = tmp_path / "run"

@@ -123,6 +123,8 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        folder.mkdir(exist_ok=True)
+        # An app's own user must be able to pass through to its replica's folder.
         folder.chmod(0o711)
         self.nodes: list[Daemon] = []
 

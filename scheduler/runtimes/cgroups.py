@@ -14,6 +14,7 @@ Source: the kernel's admin-guide, `cgroup-v1/` and `cgroup-v2.rst`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,6 +58,12 @@ class ControlGroups:
         return tuple(folders)
 
 
+    def release(self) -> None:
+        """Remove every group that is empty, the node's own at last: at the end of a node, and safe at any time."""
+        for _, root in self.roots:
+            _remove_empty(root)
+
+
 NO_CONTROL_GROUPS = ControlGroups(())
 
 
@@ -75,6 +82,7 @@ def find_control_groups(seed: str) -> ControlGroups:
                 roots.append(("v2", root))
             else:
                 roots.extend((name, root) for name in controllers if name in CONTROLLERS)
+            _remove_empty(root)
             root.mkdir(exist_ok=True)
             if controllers == ("v2",):
                 (root / "cgroup.subtree_control").write_text("+memory +pids +cpu")
@@ -115,6 +123,15 @@ def _delegate(group: Path) -> None:
         leaf.mkdir(exist_ok=True)
         (leaf / "cgroup.procs").write_text(str(os.getpid()))
     (group / "cgroup.subtree_control").write_text("+memory +pids +cpu")
+
+
+def _remove_empty(root: Path) -> None:
+    """Groups with members refuse to go, which is what tells them from those that a killed shim left behind."""
+    places = [*root.iterdir(), root] if root.is_dir() else []
+    for place in places:
+        if place.is_dir():
+            with contextlib.suppress(OSError):
+                place.rmdir()
 
 
 def _settings(controller: str, limits: ResourceLimits) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ import pytest
 from scheduler.runtimes.cgroups import find_control_groups
 from scheduler.runtimes.logs import read_tail
 from scheduler.runtimes.process import ProcessRuntime
+from scheduler.runtimes.runtime import ResourceLimits
 from scheduler.runtimes.sandbox import Rung, Sandbox
 from scheduler.runtimes.sandbox_probe import LADDER, probe_ladder, probe_rung
 from tests.unit.scheduler_runtime.launching import bare_sandbox, launch_python, open_beacon, soon
@@ -201,6 +202,27 @@ async def test_an_app_that_eats_memory_is_ended_alone_and_the_reason_is_told(hom
     assert (ended.signal, ended.reason) == (9, "out of memory")
     for _, root in GROUPS.roots:
         assert not (root / "web-1").exists()
+
+
+def test_empty_control_groups_are_given_back_and_full_ones_stay() -> None:
+    groups = find_control_groups(f"test-{os.getpid()}")
+    if not groups.controls("pids"):
+        pytest.skip("this user may make no control groups")
+    limits = ResourceLimits(cpu=1.0, memory_bytes=256 << 20, disk_bytes=1 << 20)
+    folders = groups.prepare("web-1", limits)
+    groups.prepare("web-2", limits)
+    child = os.fork()
+    if child == 0:
+        os.execvp("sleep", ["sleep", "600"])  # noqa: S606 - a member for the group
+    for folder in folders:
+        (Path(folder) / "cgroup.procs").write_text(str(child))
+    groups.release()
+    assert all(Path(folder).is_dir() for folder in folders)
+    assert not any((root / "web-2").exists() for _, root in groups.roots)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    groups.release()
+    assert not any(root.exists() for _, root in groups.roots)
 
 
 async def test_signals_reach_the_app_through_bubblewrap(home: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -211,16 +212,14 @@ def test_empty_control_groups_are_given_back_and_full_ones_stay() -> None:
     limits = ResourceLimits(cpu=1.0, memory_bytes=256 << 20, disk_bytes=1 << 20)
     folders = groups.prepare("web-1", limits)
     groups.prepare("web-2", limits)
-    child = os.fork()
-    if child == 0:
-        os.execvp("sleep", ["sleep", "600"])  # noqa: S606 - a member for the group
+    member = subprocess.Popen(["sleep", "600"])
     for folder in folders:
-        (Path(folder) / "cgroup.procs").write_text(str(child))
+        (Path(folder) / "cgroup.procs").write_text(str(member.pid))
     groups.release()
     assert all(Path(folder).is_dir() for folder in folders)
     assert not any((root / "web-2").exists() for _, root in groups.roots)
-    os.kill(child, 9)
-    os.waitpid(child, 0)
+    member.kill()
+    member.wait()
     groups.release()
     assert not any(root.exists() for _, root in groups.roots)
 

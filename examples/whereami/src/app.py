@@ -25,6 +25,7 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     server_version = "whereami"
+    wbufsize = 64 * 1024  # head and body leave together: two small segments would wait for each other's acknowledgement
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0]

@@ -135,11 +135,6 @@ class MuxStream:
         finally:
             self._link.assembled_bytes -= size
 
-    async def drain(self) -> None:
-        """Drop what arrives until the peer has ended; the caller's cancel scope is the limit."""
-        while await self._next_piece() is not None:
-            pass
-
     async def receive_some(self, bytes_max: int) -> bytes:
         """Raw bytes, message boundaries ignored; b"" when the peer has ended."""
         while True:

@@ -360,14 +360,13 @@ class RpcServer:
             await self._fail(stream, error, deadline)
 
     async def _fail(self, stream: MuxStream, error: FreecloudError, deadline: float) -> None:
-        """Tell the caller. What it still sends is dropped first: a reset now would overtake the failure."""
+        """Tell the caller. What it still sends is dropped when the stream is closed, behind the failure."""
         self._failed += 1
         failure = Failure(
             error.stable_code, error.kind.value, error.what[:500], error.why[:500], error.hint[:300]
         )
         with trio.move_on_at(max(deadline, trio.current_time() + 1.0)):
             await stream.send(FAILURE + RPC.encode(failure), end=True)
-            await stream.drain()
 
     def _admit(
         self, trust: TrustStore, caller: Caller, name: str, shape: Shape | None

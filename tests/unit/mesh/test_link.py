@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,9 +18,9 @@ from mesh.lanes import Lane
 from mesh.link import Link, LinkOver, MuxStream, StreamBroken
 from mesh.mux_events import MuxConfig
 from mesh.names import MeshId, NodeId
-from mesh.rpc import FAILURE, RPC, Call, Caller, RpcServer, rebuilt
+from mesh.rpc import FAILURE, RPC, Call, Caller, Method, RpcServer, rebuilt
 from mesh.trust import TrustedPeer, TrustStore
-from tests.unit.mesh.methods import BEAT, ECHO, LARGE, VOTER_ECHO, Bytes, Text
+from tests.unit.mesh.methods import BEAT, COUNT, ECHO, LARGE, VOTER_ECHO, Bytes, Text
 
 HERE, THERE = NodeId("here"), NodeId("there")
 
@@ -97,6 +98,11 @@ async def echo(caller: Caller, request: Text) -> Text:
 async def hang(caller: Caller, request: Text) -> Text:
     await trio.sleep_forever()
     raise AssertionError
+
+
+async def hang_counting(caller: Caller, request: Text) -> AsyncIterator[Text]:
+    await trio.sleep_forever()
+    yield request
 
 
 async def ended(end: End) -> LinkOver:
@@ -211,16 +217,18 @@ async def test_a_link_that_is_stopped_breaks_its_streams_and_closes_its_connecti
 
 
 @pytest.mark.autojump
-async def test_the_handlers_deadline_is_kept_by_the_peer_itself() -> None:
+@pytest.mark.parametrize("method", [ECHO, COUNT])
+async def test_the_handlers_deadline_is_kept_by_the_peer_itself(method: Method[Text, Text]) -> None:
     here, there = link_pair()
     there.server.register(ECHO, hang)
+    there.server.register(COUNT, hang_counting)
     async with trio.open_nursery() as nursery:
         for end in (here, there):
             nursery.start_soon(end.run)
         # By hand: this caller sets no limit of its own to its waiting.
-        stream = here.link.open_stream(Lane.CONTROL, RPC.encode(Call(ECHO.name, 500)))
+        stream = here.link.open_stream(method.lane, RPC.encode(Call(method.name, 500)))
         start = trio.current_time()
-        await stream.send(ECHO.codec.encode(Text("x")), end=True)
+        await stream.send(method.codec.encode(Text("x")), end=True)
         reply = await stream.receive(4096)
         assert reply is not None and reply[:1] == FAILURE
         assert isinstance(rebuilt(reply[1:]), DeadlineError)

@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from mesh.errors import RefusedError, UnreachableError
+from mesh.hello import Hello
 from mesh.identity import create_identity
 from mesh.link_table import newer_wins
 from mesh.names import MeshId
@@ -184,6 +185,24 @@ async def test_a_removed_peers_link_closes_at_once_and_it_stays_out(tmp_path: Pa
             await removed.peers.call(first.id, ECHO, Text("again"), deadline=soon())
         # The others go on.
         await first.peers.call(second.id, ECHO, Text("x"), deadline=soon())
+
+
+async def test_a_peer_that_is_removed_during_its_handshake_gets_no_link(tmp_path: Path) -> None:
+    first, second = make_nodes(tmp_path, 2)
+    hello = first.hello
+
+    def removing_hello() -> Hello:
+        first.knows(first.member())
+        return hello()
+
+    async with running([first, second]):
+        first.peers._hello = removing_hello
+        with pytest.raises(UnreachableError):
+            await second.peers.call(first.id, ECHO, Text("x"), deadline=soon())
+        with trio.fail_after(5):
+            while not first.strangers:
+                await trio.testing.wait_all_tasks_blocked(0.001)
+        assert first.peers.linked() == frozenset() and first.peers.statistics().links == ()
 
 
 async def test_a_node_that_stops_is_noticed_through_its_kernel(tmp_path: Path) -> None:

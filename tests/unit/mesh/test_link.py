@@ -229,7 +229,8 @@ async def test_the_handlers_deadline_is_kept_by_the_peer_itself(method: Method[T
         stream = here.link.open_stream(method.lane, RPC.encode(Call(method.name, 500)))
         start = trio.current_time()
         await stream.send(method.codec.encode(Text("x")), end=True)
-        reply = await stream.receive(4096)
+        with trio.fail_after(5):
+            reply = await stream.receive(4096)
         assert reply is not None and reply[:1] == FAILURE
         assert isinstance(rebuilt(reply[1:]), DeadlineError)
         assert 0.5 <= trio.current_time() - start < 1.0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 
 import pytest
 import trio
+from cryptography import x509
 
 from mesh.errors import ProtocolError, RefusedError, UnreachableError, UsageError
 from mesh.identity import create_identity
@@ -81,6 +83,29 @@ async def test_a_server_context_follows_the_members(tmp_path: Path) -> None:
     assert contexts.server() is not before
     trust.update([other.member()])
     assert await outcome() == STRANGER
+
+
+async def test_the_dates_of_a_certificate_mean_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine whose clock is wrong keeps its links: here both certificates seem to have expired long ago."""
+    builder = x509.CertificateBuilder
+    keep = builder.not_valid_after
+    long_ago = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
+    monkeypatch.setattr(builder, "not_valid_after", lambda self, _time: keep(self, long_ago))
+    one, other = (Node(create_identity(tmp_path / name)) for name in "ab")
+    assert b"010101000000Z" in one.identity.certificate
+    trust = TrustStore([one.member(), other.member()])
+    dialled, accepted = await tcp_pair()
+    context = TlsContexts(one.identity, trust).dial(other.identity.certificate)
+    client = TlsStream(dialled, context, server_side=False)
+    server = TlsStream(accepted, TlsContexts(other.identity, trust).server(), server_side=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.handshake)
+        nursery.start_soon(server.handshake)
+    assert server.peer_certificate() == one.identity.certificate
+    for stream in (dialled, accepted):
+        await stream.aclose()
 
 
 async def test_a_session_is_never_resumed(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from consensus.ledger import Ledger
-from gossip.service import Gossip
-
 from consensus.records import BootMark, MemberStatus
 from daemon.events import EventLog
 from daemon.home import Home
@@ -19,6 +17,7 @@ from daemon.pulse import Pulse
 from daemon.standing import displaced
 from gossip.events import GossipEvent, Lagged, MemberAlive, MemberDown, MemberLeft, MemberSuspected, RecordChanged
 from gossip.seal import GossipKey, KeyRing
+from gossip.service import Gossip
 from mesh.errors import FreecloudError
 from mesh.identity import Identity
 from mesh.names import NodeId

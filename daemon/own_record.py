@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import trio
-from consensus.ledger import Ledger
-from gossip.service import Gossip
-from scheduler.bundles import BundleStore
 
+from consensus.ledger import Ledger
 from daemon.config import Config
 from daemon.version import FEATURE_LEVEL, VERSION
 from gossip.record import NodeRecord, ReplicaReport
+from gossip.service import Gossip
 from mesh.names import NodeId
+from scheduler.bundles import BundleStore
 
 REFRESH_S = 10.0
 """Load and free disk are looked at this often, and are coarse, so that bytes per node stay flat (rule G3)."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from enum import Enum
 
 import trio
-from consensus.ledger import Ledger
 
+from consensus.ledger import Ledger
 from consensus.ledger_entries import ChangeMember, RegisterBoot
 from consensus.records import BootMark, Member, MemberStatus
 from daemon.home import Home

@@ -93,7 +93,7 @@ class Script:
         proposal = Proposal(proposer or self.founder.node_id, self.session, self.sequence, self.time_ms, entry)
         return LEDGER.decode(self.state.apply(self.state.applied + 1, 1, LEDGER.encode(proposal)))
 
-    def invite(self, uses: int = 1, token_id: str = "t") -> Result:  # noqa: S107 (a token's id, no secret)
+    def invite(self, uses: int = 1, token_id: str = "t") -> Result:
         invite = Invite(token_id, b"k" * 32, uses, NOW + HOUR, self.founder.node_id, True, (), (), False)
         return self.say(AddInvite(invite))
 

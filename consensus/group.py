@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from math import inf
 
 from consensus.beginnings import LEDGER_GROUP as LEDGER_GROUP
 from consensus.beginnings import founding_write as founding_write
@@ -30,7 +31,7 @@ from consensus.group_observer import Observer
 from consensus.group_replica import Replica
 from consensus.group_serving import check_asker, pull_answer
 from consensus.log_records import GroupWrite, Recovered
-from consensus.pull import Piece, PieceRequest, PullAnswer, PullRequest
+from consensus.pull import STALE_S, Piece, PieceRequest, PullAnswer, PullRequest
 from consensus.raft.messages import (
     FROM_LEADER,
     Configuration,
@@ -130,7 +131,8 @@ class Group:
         core = self._core
         if self._replica is None or self._observer.puller.is_running or core.is_leader:
             return ASLEEP
-        return max(core.heard_at, self._replica.started_at) + core.config.lost_s
+        heard_at = -inf if core.is_stranger() else core.heard_at
+        return max(heard_at, self._replica.started_at) + core.config.lost_s
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -178,8 +180,8 @@ class Group:
         """Open the next epoch with this node as the only voter; an operator's decision alone (rule T5)."""
         core = self._core
         core.now = now
-        if core.leader is not None or not core.log.is_quiet:
-            return Busy(core.leader, "there is a leader" if core.leader is not None else "a write is under way")
+        if self.leader is not None or not core.log.is_quiet:
+            return Busy(self.leader, "there is a leader" if self.leader is not None else "a write is under way")
         if epoch != core.log.epoch + 1:
             return NotAllowed(None, f"this node is in epoch {core.log.epoch}")
         self._become_observer()
@@ -263,13 +265,14 @@ class Group:
             RefusedError: It is not of this mesh, of an unknown epoch, or holds another history.
         """
         core = self._core
+        core.now = now
         check_asker(request, core.mesh_id, core.log.epoch)
         return pull_answer(
             request,
             core.log.mirror,
             applied=core.machine.applied,
             epoch=core.log.epoch,
-            leader=core.leader,
+            leader=self.leader,
             term=core.term_seen,
             age_s=core.age(now),
         )
@@ -341,8 +344,11 @@ class Group:
 
     @property
     def leader(self) -> NodeId | None:
-        """Whom this node takes for the leader."""
-        return self._core.leader
+        """Whom this node takes for the leader. An observer does so on hearsay, and not for ever."""
+        core = self._core
+        if self._replica is None and core.age(core.now) > STALE_S:
+            return None
+        return core.leader
 
     @property
     def configuration(self) -> Configuration:
@@ -360,7 +366,7 @@ class Group:
             mesh_id=core.mesh_id,
             epoch=core.log.epoch,
             mode=self.mode,
-            leader=core.leader,
+            leader=self.leader,
             is_leader=core.is_leader,
             term=raft.term if raft is not None else core.term_seen,
             commit=raft.commit if raft is not None else core.machine.applied,
@@ -421,8 +427,9 @@ class Group:
         if self._newest_epoch > core.log.epoch:
             # The mesh was recovered without this replica, whatever leader it may still hear (rule T5).
             self._observer.puller.start(core.now, patient=False)
-        elif core.leader is not None and any(isinstance(event, BecameFollower | LeaderReady) for event in events):
-            self._observer.puller.stop()
+        elif core.leader is not None and not core.is_stranger():
+            if any(isinstance(event, BecameFollower | LeaderReady) for event in events):
+                self._observer.puller.stop()
 
     # --- modes ------------------------------------------------------------------------------------------------
 

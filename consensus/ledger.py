@@ -21,7 +21,7 @@ from consensus.beginnings import LEDGER_GROUP, founding_write
 from consensus.boot import mark_of, peer_facts
 from consensus.disk import Disk
 from consensus.group import Group
-from consensus.group_effects import Fenced, GroupConfig, GroupOutput, GroupStatus, Mode
+from consensus.group_effects import Fenced, GroupConfig, GroupOutput, GroupStatus
 from consensus.host import Host, HostStatistics
 from consensus.ledger_entries import CreateMesh, Done, Entry, OpenEpoch, Refused
 from consensus.ledger_state import LedgerState
@@ -53,10 +53,6 @@ from mesh.errors import (
 from mesh.names import MeshId, NodeId
 from mesh.peers import Peers
 from mesh.rpc import RpcServer
-
-STALE_S = 15.0
-"""An observer that heard nothing of a leader for so long, three times a question's waiting time, does not claim that
-there is one."""
 
 RETRY_S = 0.1
 
@@ -200,8 +196,7 @@ class Ledger:
         voters = self._group.configuration.all_voters()
         linked = self._peers.linked()
         reachable = sum(voter == self._me or voter in linked for voter in voters)
-        known = self._group.leader is not None
-        return Quorum(voters, reachable, known and (self._group.mode is Mode.REPLICA or self.age() < STALE_S))
+        return Quorum(voters, reachable, self._group.leader is not None)
 
     def status(self) -> GroupStatus:
         return self._group.status()

@@ -88,6 +88,7 @@ class LedgerNode:
     async def stop(self) -> None:
         self.scope.cancel()
         await self.done.wait()
+        self.node.server = self.node.peers._server = RpcServer()  # what is stopped answers nothing
 
     def record(self) -> Member:
         identity = self.node.identity
@@ -295,3 +296,26 @@ async def test_another_mesh_gets_nothing(tmp_path: Path) -> None:
         request = PullRequest(MeshId("b" * 26), 0, 1, 0, 0, 0)
         with pytest.raises(RefusedError, match="another mesh"):
             await other.node.peers.call(one.node.id, PULL_LOG, request, deadline=soon())
+
+
+async def test_the_last_survivor_recovers_and_says_before_that_it_need_not(tmp_path: Path) -> None:
+    async with mesh_of(tmp_path, 3, voters=3) as mesh:
+        await mesh.members[0].ledger.propose(token("before"), deadline=soon())
+        leader = await mesh.wait_leader()
+        with pytest.raises(RefusedError, match="nothing to recover"):
+            await leader.ledger.recover(2, deadline=soon())
+        survivor = next(member for member in mesh.members if member is not leader)
+        for member in mesh.members:
+            if member is not survivor:
+                await member.stop()
+        async with survivor.ledger.watch() as changes:
+            while survivor.ledger.leader is not None:
+                await changes.receive()
+        (alone,) = await survivor.ledger.survivors(deadline=soon())
+        assert alone.node_id == await survivor.ledger.recover(2, deadline=soon())
+        await survivor.ledger.propose(token("after"), deadline=soon())
+        assert survivor.ledger.quorum().voters == (survivor.node.id,)
+        assert survivor.ledger.status().epoch == 2
+        assert survivor.ledger.state.mesh is not None
+        assert survivor.ledger.state.mesh.epoch == 2
+        assert set(survivor.ledger.state.tokens) == {"before", "after"}

@@ -89,6 +89,14 @@ class GroupCore:
         mine = self.facts(self.me)
         return mine is not None and mine.store_id == self.mark.store_id
 
+    def is_stranger(self) -> bool:
+        """Whether a leader does not hear this replica: the state is empty, or names another memory of this node.
+
+        Such a one can be in the configuration and still has to copy, for nobody will send it anything (fault D5).
+        """
+        mine = self.facts(self.me)
+        return self.machine.applied == 0 if mine is None else mine.store_id != self.mark.store_id
+
     def position(self) -> tuple[int, int]:
         """Index and term of the last applied entry."""
         index = self.machine.applied

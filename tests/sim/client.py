@@ -67,34 +67,42 @@ class Clients:
         done: Callable[[], None],
     ) -> None:
         """Send a request to this host; `entry` makes it from the state that the node shows, or gives up with None."""
-        api = self.api(host)
-        made = None if api is None or host.frozen else entry(api.state)
-        if api is None or made is None:
-            self._refused(operation, done)
-            return
         finish = self._finisher(operation, done)
-        api.propose(made, self._world.options.request_s, finish)
-        self._give_up_later(finish, Outcome.UNKNOWN)
-        self._world.rearm(host)
+
+        def arrive(api: Api) -> None:
+            made = entry(api.state)
+            if made is None:
+                self._refuse(finish)
+            else:
+                api.propose(made, self._world.options.request_s, finish)
+
+        self._send(host, arrive, finish)
 
     def read(
         self, host: Host, operation: Operation, look: Callable[[LedgerState], str], done: Callable[[], None]
     ) -> None:
         """Read through a barrier at this host; `look` finds the value in its state."""
-        api = self.api(host)
-        if api is None or host.frozen:
-            self._refused(operation, done)
-            return
         finish = self._finisher(operation, done)
-        state = api.state
 
-        def looked(answer: Answer) -> None:
-            text = look(state) if answer.outcome is Outcome.DONE else answer.text
-            finish(Answer(answer.outcome, answer.revision, text))
+        def arrive(api: Api) -> None:
+            state = api.state
 
-        api.read(self._world.options.request_s, looked)
+            def looked(answer: Answer) -> None:
+                text = look(state) if answer.outcome is Outcome.DONE else answer.text
+                finish(Answer(answer.outcome, answer.revision, text))
+
+            api.read(self._world.options.request_s, looked)
+
+        self._send(host, arrive, finish)
+
+    def _send(self, host: Host, arrive: Callable[[Api], None], finish: Callable[[Answer], None]) -> None:
+        api = self.api(host)
+        if api is None:
+            self._refuse(finish)
+            return
+        # A process that stands still gets it when it goes on, as from a socket's buffer.
+        self._world.later(host, 0.0, lambda: arrive(api))
         self._give_up_later(finish, Outcome.UNKNOWN)
-        self._world.rearm(host)
 
     def begin(self, client: str, kind: str, key: str, argument: str = "") -> Operation:
         """Note that a client sends this."""
@@ -102,9 +110,8 @@ class Clients:
         self._world.note(client, "op", f"{operation.number} {kind} {key} {argument}")
         return operation
 
-    def _refused(self, operation: Operation, done: Callable[[], None]) -> None:
+    def _refuse(self, finish: Callable[[Answer], None]) -> None:
         """Nobody was there: later than now, or a client that is never answered would ask for ever at one instant."""
-        finish = self._finisher(operation, done)
         self._world.agenda.after(0.01, finish, Answer(Outcome.NOTHING, 0, "unreachable"))
 
     def _give_up_later(self, finish: Callable[[Answer], None], outcome: Outcome) -> None:

@@ -73,6 +73,9 @@ class GossipProcess:
     def next_deadline(self) -> float:
         return self.gossip.swim.next_deadline()
 
+    def leads(self) -> bool:
+        return False
+
     def configurations(self) -> tuple[frozenset[str], ...]:
         return ()
 

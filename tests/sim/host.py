@@ -34,6 +34,9 @@ class Process(Protocol):
     def next_deadline(self) -> float:
         """When to wake it, on its own monotonic clock."""
 
+    def leads(self) -> bool:
+        """Whether it takes itself for the leader."""
+
     def configurations(self) -> tuple[frozenset[str], ...]:
         """Each set of voters of which this node thinks that a majority is needed."""
 

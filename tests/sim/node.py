@@ -99,6 +99,9 @@ class Node:
             self._look_at,
         )
 
+    def leads(self) -> bool:
+        return self.agreeing.group.leader == self._me
+
     def configurations(self) -> tuple[frozenset[str], ...]:
         configuration = self.agreeing.group.configuration
         halves = (configuration.voters, configuration.voters_outgoing)

@@ -20,6 +20,7 @@ FAULTS = (
     "disk_stall",
     "flapping",
     "fsync_fails",
+    "leader_crash",
     "link_reset",
     "lost_disk",
     "one_way_cut",
@@ -33,7 +34,7 @@ FAULTS = (
 )
 """The names of the files in tests/sim/faults; a test keeps both lists equal."""
 
-WORKLOADS = ("apps", "invites", "membership", "registers", "tokens")
+WORKLOADS = ("apps", "invites", "membership", "reconfiguration", "registers", "tokens")
 """The names of the files in tests/sim/workloads; a test keeps both lists equal."""
 
 

@@ -50,10 +50,15 @@ class Report:
     story: tuple[object, ...] = ()  # what a fault may change: who led, and how each request ended
 
 
-def simulate(options: Options, *, keep_trace: bool = False) -> Report:
-    """Run one seed; never raises for what a checker found, but reports it."""
+def simulate(options: Options, *, keep_trace: bool = False, tolerant: bool = False) -> Report:
+    """Run one seed; never raises for what a checker found, but reports it.
+
+    Args:
+        tolerant: An assertion within a core ends that process alone, as it ends a daemon.
+    """
     report = Report(options.seed)
     simulation = Simulation(options)
+    simulation.cluster.world.tolerant = tolerant
     try:
         simulation.run(report)
     except Violation as violation:

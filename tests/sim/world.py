@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from math import inf
 
 from mesh.errors import DamagedError, DiskError, FencedError, FreecloudError
+from tests.sim.checkers.violation import Violation
 from tests.sim.clock import Agenda, NodeClock
 from tests.sim.disk import ProcessDied
 from tests.sim.host import Host, Process
@@ -39,6 +40,7 @@ class World:
         self.suspects: set[str] = set()  # hosts whose memory may be less than what they once promised
         self.calm_core: frozenset[str] = frozenset()
         self.deaths: dict[str, int] = {}
+        self.tolerant = False  # an assertion in a core ends its process alone: so that a checker sees what follows
         self._start = start
         for name in names:
             self.add_host(name)
@@ -70,6 +72,9 @@ class World:
             host.process = self._start(self, host)
         except (ProcessDied, FreecloudError) as error:
             self._ended(host, error)
+            return False
+        except AssertionError as error:
+            self._failed(host, error)
             return False
         self._call(host, host.process.wake)
         return host.process is not None
@@ -206,6 +211,9 @@ class World:
         except (ProcessDied, FreecloudError) as error:
             self._ended(host, error)
             return
+        except AssertionError as error:
+            self._failed(host, error)
+            return
         self._arm(host)
 
     def _arm(self, host: Host) -> None:
@@ -234,6 +242,13 @@ class World:
         host.faults.fuse = 0
         self.deaths[why] = self.deaths.get(why, 0) + 1
         self.note(host.name, "down", why)
+
+    def _failed(self, host: Host, error: AssertionError) -> None:
+        """A core found itself in an impossible state, which stops a daemon; here it is a finding, unless bugs were
+        planted: then their checker shall have its chance."""
+        if isinstance(error, Violation) or not self.tolerant:
+            raise error
+        self._ended(host, error)
 
     def _ended(self, host: Host, error: BaseException) -> None:
         """The process ended by itself, or could not start; a supervisor starts it again."""

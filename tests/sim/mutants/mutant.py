@@ -51,7 +51,7 @@ class Mutant:
     def caught(self, seed: int) -> Report | None:
         """The report of a run with the bug, if a checker noticed it."""
         with self.plant():
-            report = simulate(self.options(seed))
+            report = simulate(self.options(seed), tolerant=True)
         noticed = report.checker in self.checkers if self.checkers else bool(report.checker)
         return report if noticed and report.checker != "raised" else None
 

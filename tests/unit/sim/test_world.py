@@ -50,6 +50,9 @@ class Toy:
     def next_deadline(self) -> float:
         return self._due
 
+    def leads(self) -> bool:
+        return self.life.startswith("n1.")
+
     def configurations(self) -> tuple[frozenset[str], ...]:
         return (frozenset(self._world.hosts),)
 

@@ -427,9 +427,12 @@ class Group:
         if self._newest_epoch > core.log.epoch:
             # The mesh was recovered without this replica, whatever leader it may still hear (rule T5).
             self._observer.puller.start(core.now, patient=False)
-        elif core.leader is not None and not core.is_stranger():
-            if any(isinstance(event, BecameFollower | LeaderReady) for event in events):
-                self._observer.puller.stop()
+        elif (
+            core.leader is not None
+            and not core.is_stranger()
+            and any(isinstance(event, BecameFollower | LeaderReady) for event in events)
+        ):
+            self._observer.puller.stop()
 
     # --- modes ------------------------------------------------------------------------------------------------
 

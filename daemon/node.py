@@ -124,7 +124,8 @@ class Node:
         )
         mesh_address = self._listeners.addresses["mesh"]
         self._belongs: MeshFile | None = await belong(self._config, home, self.identity, self._boot, mesh_address)
-        self._founding = self._belongs is None and self._log.created
+        # No mesh file may also mean that a first start was cut short; what the log holds then is looked at again.
+        self._founding = self._belongs is None
         self._mesh_id = self._belongs.mesh_id if self._belongs else new_mesh_id()
 
     # --- mesh and gossip ------------------------------------------------------------------------------------
@@ -227,15 +228,23 @@ class Node:
     async def _start_ledger(self, nursery: trio.Nursery) -> None:
         await nursery.start(self._ledger.run)
         if self._founding:
-            entry = founding_entry(
-                self._mesh_id, self._config, self.identity, self._boot, self._listeners.addresses["mesh"], wall_ms()
-            )
-            await self._ledger.create_mesh(entry, deadline=trio.current_time() + SHUTDOWN_S)
+            await self._found(trio.current_time() + SHUTDOWN_S)
         self._in_step.apply()
         nursery.start_soon(self._in_step.follow_ledger)
         nursery.start_soon(self._in_step.follow_gossip)
         nursery.start_soon(self._register)
         nursery.start_soon(self._duties.run)
+
+    async def _found(self, deadline: float) -> None:
+        """Make the mesh, unless an earlier start of this home got that far."""
+        await self._ledger.read_barrier(deadline=deadline)
+        if self._ledger.state.mesh is None:
+            address = self._listeners.addresses["mesh"]
+            entry = founding_entry(self._mesh_id, self._config, self.identity, self._boot, address, wall_ms())
+            await self._ledger.create_mesh(entry, deadline=deadline)
+        mesh = self._ledger.state.mesh
+        assert mesh is not None, "the first entry makes the mesh"
+        self._mesh_id = mesh.mesh_id
 
     async def _register(self) -> None:
         try:

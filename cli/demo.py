@@ -309,5 +309,6 @@ def _how_to_look(nodes: list[Node], folder: Path) -> None:
     living = next(node for node in nodes if daemon_pid(Home(node.home)) is not None)
     port = living.addresses["ingress"].rpartition(":")[2]
     output.note(f"\nlook:  http://{APP}.localhost:{port}/")
-    output.note(f"ask:   freecloud status --home {living.home}")
-    output.note(f"stop:  for home in {folder}/*; do freecloud down --now --home $home; done")
+    command = sys.argv[0] if Path(sys.argv[0]).name == "freecloud" else "freecloud"
+    output.note(f"ask:   {command} status --home {living.home}")
+    output.note(f"stop:  for home in {folder}/*; do {command} down --now --home $home; done")

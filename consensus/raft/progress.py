@@ -56,15 +56,21 @@ class Window:
 class SnapshotTransfer:
     """How far a snapshot has come to one follower."""
 
-    __slots__ = ("asked_at", "end", "index", "offset", "progressed_at", "sending")
+    __slots__ = ("asked_at", "end", "index", "last_offset", "offset", "progressed_at", "sending")
 
     def __init__(self, now: float) -> None:
         self.index = 0  # of the snapshot; 0 until the first chunk was given
         self.offset = 0  # the follower has this many bytes
         self.end = inf  # how many there are; known when the last chunk was given
+        self.last_offset = 0  # where the chunk given last begins
         self.progressed_at = now
         self.asked_at = -inf  # when the next chunk was last asked for
         self.sending = False  # that chunk was asked for and not answered yet
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it has one of the few places for transfers."""
+        return self.asked_at > -inf
 
 
 class Progress:

@@ -15,7 +15,7 @@ from math import inf
 from consensus.raft.core import Core
 from consensus.raft.messages import Appended, SnapshotChunk, SnapshotMeta, SnapshotReply
 from consensus.raft.outputs import InstallSnapshot, NeedSnapshot, ReceivedChunk
-from consensus.raft.progress import Progress, ProgressState
+from consensus.raft.progress import Progress, ProgressState, SnapshotTransfer
 from mesh.names import NodeId
 
 
@@ -26,30 +26,35 @@ class SnapshotSender:
         self._core = core
 
     def ask(self, peers: Iterable[Progress], *, is_alive_after: float) -> None:
-        """Ask the driver for the chunks that are due. None for followers that are not there (pitfall 24)."""
+        """Ask the driver for the chunks that are due.
+
+        None for followers that are not there (pitfall 24); nor do those keep the few places from the others.
+        """
+        waiting = [peer for peer in peers if peer.transfer is not None and peer.heard_at > is_alive_after]
+        active = sum(1 for peer in waiting if peer.transfer is not None and peer.transfer.is_active)
+        for peer in waiting:
+            transfer = peer.transfer
+            assert transfer is not None, "only followers with a transfer wait"
+            if not transfer.is_active and active >= self._core.config.snapshots_at_once:
+                continue
+            active += 0 if transfer.is_active else 1
+            self._ask_one(peer, transfer)
+
+    def _ask_one(self, peer: Progress, transfer: SnapshotTransfer) -> None:
         core = self._core
-        waiting = [peer for peer in peers if peer.state is ProgressState.SNAPSHOT]
-        for peer in waiting:
-            transfer = peer.transfer
-            assert transfer is not None, "a follower in state SNAPSHOT has a transfer"
-            if core.now - transfer.progressed_at > core.config.snapshot_stall_s:
-                peer.probe()
-        active = [peer for peer in waiting if peer.transfer is not None and peer.transfer.asked_at > -inf]
-        for peer in waiting:
-            transfer = peer.transfer
-            if transfer is None or peer.heard_at <= is_alive_after:
-                continue
-            if transfer.offset >= transfer.end:
-                continue  # it has all and is installing; the stall timeout watches over that, too
-            if peer not in active and len(active) >= core.config.snapshots_at_once:
-                continue
-            if core.now - transfer.asked_at < core.config.snapshot_resend_s:
-                continue
-            if peer not in active:
-                active.append(peer)
-            transfer.asked_at = core.now
-            transfer.sending = True
-            core.needs.append(NeedSnapshot(peer.node_id, transfer.index, transfer.offset))
+        if transfer.is_active and core.now - transfer.progressed_at > core.config.snapshot_stall_s:
+            peer.probe()
+            return
+        if core.now - transfer.asked_at < core.config.snapshot_resend_s:
+            return
+        if not transfer.is_active:
+            transfer.progressed_at = core.now
+        if transfer.offset >= transfer.end:
+            # It has all, and does not say that it is done: the last chunk again asks whether it still installs.
+            transfer.offset = transfer.last_offset
+        transfer.asked_at = core.now
+        transfer.sending = True
+        core.needs.append(NeedSnapshot(peer.node_id, transfer.index, transfer.offset))
 
     def give_chunk(self, peer: Progress, chunk: SnapshotChunk) -> bool:
         """The driver's answer to `NeedSnapshot`. Returns whether it was sent; late answers are not."""
@@ -62,6 +67,7 @@ class SnapshotSender:
         if begins_anew:
             transfer.index = chunk.meta.index
             transfer.offset = 0
+        transfer.last_offset = chunk.offset
         transfer.end = chunk.offset + len(chunk.payload) if chunk.done else inf
         transfer.sending = False
         self._core.send(peer.node_id, chunk)
@@ -75,7 +81,8 @@ class SnapshotSender:
         if reply.offset > transfer.offset:
             transfer.progressed_at = self._core.now
         transfer.offset = reply.offset
-        transfer.asked_at = self._core.now - self._core.config.snapshot_resend_s
+        is_complete = transfer.offset >= transfer.end
+        transfer.asked_at = self._core.now - (0 if is_complete else self._core.config.snapshot_resend_s)
 
 
 class SnapshotReceiver:

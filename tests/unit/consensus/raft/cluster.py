@@ -8,6 +8,7 @@ This is the unit tests' own little world; the simulator of whole nodes is `tests
 
 from __future__ import annotations
 
+import functools
 import heapq
 import json
 import random
@@ -40,6 +41,8 @@ from mesh.names import NodeId
 
 GROUP = 1
 CHUNK_BYTES = 256
+STRAGGLER_S = (0.05, 3.0)
+"""How long a message may be on its way that took the long road: beyond any election."""
 
 
 class OracleError(AssertionError):
@@ -51,7 +54,7 @@ class Stored:
     """What a node's disk has for sure."""
 
     store_id: bytes
-    hard_state: HardState = HardState(0, None)
+    hard_state: HardState = field(default_factory=lambda: HardState(0, None))
     snapshot: SnapshotMeta = field(default_factory=lambda: SnapshotMeta(0, 0, configuration_of(frozenset())))
     snapshot_bytes: bytes = b"[]"
     entries: list[LogEntry] = field(default_factory=list)
@@ -66,8 +69,7 @@ class Stored:
             steps.append(self.entries.clear)
         if persist.truncate_from is not None:
             steps.append(lambda: self._truncate(persist.truncate_from or 0))
-        for entry in persist.entries:
-            steps.append(lambda entry=entry: self._put(entry))  # type: ignore[misc]
+        steps.extend(functools.partial(self._put, entry) for entry in persist.entries)
         for step in steps[:parts]:
             step()
 
@@ -132,6 +134,10 @@ class Node:
         self.gathered = b""
         self.wake_at = float("inf")
 
+    def restart(self) -> None:
+        self.crash()
+        self.start()
+
     def leads(self) -> bool:
         return self.raft is not None and self.raft.status().role is RaftRole.LEADER
 
@@ -149,8 +155,9 @@ class Cluster:
         duplicates: float = 0.0,
         delay_s: tuple[float, float] = (0.0005, 0.002),
         write_s: tuple[float, float] = (0.0005, 0.002),
+        stragglers: float = 0.0,
+        crashes: float = 0.0,
         snapshot_every: int = 0,
-        raft_class: type[Raft] = Raft,
     ) -> None:
         self.rng = random.Random(seed)
         self.config = config or RaftConfig()
@@ -159,7 +166,9 @@ class Cluster:
         self.delay_s = delay_s
         self.write_s = write_s
         self.snapshot_every = snapshot_every
-        self.raft_class = raft_class
+        self.stragglers = stragglers
+        self.crashes = crashes
+        self.at_peace = False
         self.now = 0.0
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
@@ -277,6 +286,8 @@ class Cluster:
                 self._check_leader(node, event.term)
         if output.persist is not None:
             self._write(node, raft, output.persist, output.send_after_persist)
+            if self.rng.random() < self.crashes:
+                self.at(self.now + self.rng.uniform(0, self.write_s[1]), lambda: self._crash_and_start(node, raft))
         elif output.send_after_persist:
             raise OracleError("something waits for a write that does not exist")
         for outgoing in output.send:
@@ -318,16 +329,23 @@ class Cluster:
             self.wiretap(outgoing)
         copies = 2 if self.rng.random() < self.duplicates else 1
         for _ in range(copies):
-            if self.rng.random() >= self.loss:
-                when = self.now + self.rng.uniform(*self.delay_s)
-                self.at(when, lambda: self._deliver(sender, outgoing.to, outgoing.envelope))
+            if (sender, outgoing.to) not in self.cuts and self.rng.random() >= self.loss:
+                straggles = self.rng.random() < self.stragglers
+                when = self.now + self.rng.uniform(*(STRAGGLER_S if straggles else self.delay_s))
+                self.at(when, lambda: self._deliver(outgoing.to, outgoing.envelope))
 
-    def _deliver(self, sender: NodeId, to: NodeId, envelope: Envelope) -> None:
+    def _deliver(self, to: NodeId, envelope: Envelope) -> None:
         node = self.nodes.get(to)
-        if node is None or (sender, to) in self.cuts:
+        if node is None:
             return
         self.delivered += 1
         self.touch(node, lambda raft: raft.receive(self.now, envelope))
+
+    def _crash_and_start(self, node: Node, raft: Raft) -> None:
+        if node.raft is raft:
+            node.crash()
+            pause = self.rng.choice([0.0, 0.01, 0.3])
+            self.at(self.now + pause, lambda: None if node.is_up else node.start())
 
     # --- the state machine ------------------------------------------------------------------------------------
 
@@ -418,6 +436,8 @@ class Cluster:
     # --- faults -----------------------------------------------------------------------------------------------
 
     def cut(self, one: int, other: int, *, both: bool = True) -> None:
+        if self.at_peace:
+            return  # planned before the faults stopped
         self.cuts.add((node_name(one), node_name(other)))
         if both:
             self.cuts.add((node_name(other), node_name(one)))
@@ -427,10 +447,20 @@ class Cluster:
             self.cuts.add((node_name(number), other))
             self.cuts.add((other, node_name(number)))
 
-    def heal(self) -> None:
+    def close_links(self, number: int) -> None:
+        """The kernel of this node's machine closes all its links: the others notice at almost the same time."""
+        closed = node_name(number)
+        for other in list(self.nodes.values()):
+            if other.node_id != closed:
+                when = self.now + self.rng.uniform(0, 0.002)
+                self.at(when, lambda other=other: self.touch(other, lambda r: r.peer_link_closed(self.now, closed)))
+
+    def make_peace(self) -> None:
+        """All faults stop, for good."""
+        self.at_peace = True
         self.cuts.clear()
         self.stalled.clear()
-        self.loss = self.duplicates = 0.0
+        self.loss = self.duplicates = self.stragglers = self.crashes = 0.0
 
     # --- oracles ----------------------------------------------------------------------------------------------
 
@@ -468,7 +498,7 @@ class Cluster:
             if known is not None and log.entries(index, index)[0] != known:
                 raise OracleError(f"{node.node_id} holds another committed entry at {index}")
 
-    def check_rest(self) -> None:
+    def check_rest(self, away: NodeId | None = None) -> None:
         """At rest every counter of flow control is back at zero (pitfall 25)."""
         leader = self.ready_leader()
         if leader is None:
@@ -477,7 +507,7 @@ class Cluster:
         if seen.uncommitted_bytes != 0:
             raise OracleError(f"{seen.uncommitted_bytes} uncommitted bytes are counted at rest")
         for peer in seen.progress:
-            if peer.inflight_messages or peer.inflight_bytes:
+            if peer.node_id != away and (peer.inflight_messages or peer.inflight_bytes):
                 raise OracleError(f"{peer.node_id} has messages in flight at rest")
 
 

@@ -15,7 +15,7 @@ from nacl.signing import VerifyKey
 
 from gossip.anti_entropy import Conversation
 from gossip.events import MemberAlive, MemberDown, MemberLeft, MemberSuspected, Note
-from gossip.messages import Dead, PushPull, PushPullReply, StreamAnswer, StreamProbe, decode_packet
+from gossip.messages import PushPull, PushPullReply, StreamAnswer, StreamProbe, decode_packet
 from gossip.outbox import Exchange, Output, ProbeByStream
 from gossip.profiles import CONFIRMATIONS, LAN, Profile
 from gossip.seal import GossipKey, KeyRing, Seal
@@ -122,7 +122,7 @@ class Gossiping:
     def wake(self) -> None:
         self.swim.set_wall_clock(self._host.clock.monotonic(), self._host.clock.wall_ms())
         self.swim.tick(self._host.clock.monotonic())
-        self.perform()
+        self.perform(at_a_timer=True)
 
     def states(self) -> dict[str, str]:
         """Each other node's state as this one sees it, by name; members without a machine are left out."""
@@ -133,8 +133,8 @@ class Gossiping:
             if view.node_id != me and view.node_id in self._names
         }
 
-    def perform(self) -> None:
-        """Carry out what the machine wants."""
+    def perform(self, *, at_a_timer: bool = False) -> None:
+        """Carry out what the machine wants; what it says at a timer is its own finding, not what it heard."""
         output: Output = self.swim.take_output()
         for send in output.sends:
             target = send.address.partition(":")[0]
@@ -147,7 +147,7 @@ class Gossiping:
         for exchange in output.exchanges:
             self._converse(exchange)
         for note in output.notes:
-            self._check(note)
+            self._check(note, at_a_timer=at_a_timer)
         for event in output.events:
             match event:
                 case (
@@ -165,24 +165,19 @@ class Gossiping:
             self._order.told(name, incarnation, severity)
             self._world.note(self._host.name, "gossip", f"{name} {type(event).__name__}")
 
-    def _check(self, note: Note) -> None:
+    def _check(self, note: Note, *, at_a_timer: bool) -> None:
         now = self._host.clock.monotonic()
         subject = self._name(note.node_id)
         match note.kind:
             case "suspected":
                 self._order.suspected(now, subject, self._name(note.accuser), self._rule(note.node_id))
-            case "down" if self._declared_here(note.node_id):
+            case "down" if at_a_timer:
                 confirmers = tuple(self._name(confirmer) for confirmer in note.confirmers)
                 self._order.declared_dead(now, subject, confirmers)
             case "alive" | "left" | "away" | "down":
                 self._order.cleared(subject)
             case _:
                 pass
-
-    def _declared_here(self, subject: NodeId) -> bool:
-        member = self.swim._members.get(subject)  # no event tells whose suspicion ran out first
-        statement = None if member is None else member.statement
-        return isinstance(statement, Dead) and statement.accuser == node_id(self._host.name)
 
     def _rule(self, subject: NodeId) -> SuspicionRule:
         profile = profile_of(self._world.options)

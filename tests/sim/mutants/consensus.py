@@ -151,7 +151,7 @@ def _plant_removed_peers_count() -> Iterator[None]:
 
     def hear_anyone(original: Made) -> Made:
         def admits(self: Fences, envelope: Any) -> bool:
-            return envelope.group == self._core.group and envelope.epoch == self._core.epoch
+            return bool(envelope.group == self._core.group and envelope.epoch == self._core.epoch)
 
         return admits
 

@@ -14,8 +14,6 @@ import random
 from collections.abc import Callable, Sequence
 from math import inf
 
-from consensus.beginnings import LEDGER_GROUP as LEDGER_GROUP
-from consensus.beginnings import founding_write as founding_write
 from consensus.beginnings import recovering_write
 from consensus.group_core import GroupCore
 from consensus.group_effects import (
@@ -399,23 +397,7 @@ class Group:
         if core.log.wants_snapshot(core.machine.applied, core.config.snapshot_entries, core.now):
             core.log.save(*core.take_snapshot())
         self._choose_mode()
-        if core.compact_to:
-            core.log.mirror.note_compacted(core.compact_to)
-        output = GroupOutput(
-            send=tuple(core.send),
-            write=core.log.take_write(),
-            save=core.log.take_save(),
-            compact_to=core.compact_to,
-            pull=self._observer.puller.take(),
-            settled=tuple(core.settled),
-            reads=tuple(core.reads),
-            events=tuple(core.events),
-            applied_to=core.machine.applied,
-        )
-        core.compact_to = 0
-        for drained in (core.send, core.settled, core.reads, core.events):
-            drained.clear()
-        return output
+        return core.drain(pull=self._observer.puller.take())
 
     def _drain(self, replica: Replica) -> None:
         core = self._core

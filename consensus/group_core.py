@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import inf
 
-from consensus.group_effects import Fenced, GroupConfig, PeerFacts, Settled, StateMachine
+from consensus.group_effects import Fenced, GroupConfig, GroupOutput, PeerFacts, Settled, StateMachine
 from consensus.group_log import GroupLog
 from consensus.group_serving import OutgoingSnapshot
 from consensus.log_records import Recovered
+from consensus.pull import Pull
 from consensus.raft.messages import EntryKind, LogEntry, ReplicaMark, SnapshotMeta
 from consensus.raft.outputs import Event, Outgoing, ReadReady, ReadRefused
 from mesh.errors import DamagedError
@@ -130,3 +131,25 @@ class GroupCore:
         if self.is_leader:
             self.heard_at = self.now
         self.is_leader = False
+
+    # --- the way out ------------------------------------------------------------------------------------------
+
+    def drain(self, *, pull: Pull | None) -> GroupOutput:
+        """What was gathered since the last call, as one value."""
+        if self.compact_to:
+            self.log.mirror.note_compacted(self.compact_to)
+        output = GroupOutput(
+            send=tuple(self.send),
+            write=self.log.take_write(),
+            save=self.log.take_save(),
+            compact_to=self.compact_to,
+            pull=pull,
+            settled=tuple(self.settled),
+            reads=tuple(self.reads),
+            events=tuple(self.events),
+            applied_to=self.machine.applied,
+        )
+        self.compact_to = 0
+        for drained in (self.send, self.settled, self.reads, self.events):
+            drained.clear()
+        return output

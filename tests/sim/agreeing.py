@@ -11,9 +11,10 @@ import random
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
+from consensus.beginnings import LEDGER_GROUP, founding_write
 from consensus.boot import mark_of, next_boot, peer_facts
 from consensus.disk import NoSpace
-from consensus.group import LEDGER_GROUP, Group, founding_write
+from consensus.group import Group
 from consensus.group_effects import Fenced, GroupConfig, SaveSnapshot
 from consensus.ledger_state import LedgerState
 from consensus.log_records import GroupWrite

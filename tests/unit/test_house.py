@@ -15,11 +15,7 @@ PACKAGES = ("mesh", "gossip", "consensus", "scheduler", "storage", "query", "dae
 FILE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 60
 
-LONGER_FILES: dict[str, int] = {
-    # The face of a group: each input hands on to the part that knows (replica, observer, log, serving), and all
-    # inputs together are what the host and the simulator drive. Cut in two, a driver would hold both halves.
-    "consensus/group.py": 463,
-}
+LONGER_FILES: dict[str, int] = {}
 """Files over the limit with the size they may have; only ever smaller (the ratchet)."""
 
 MACHINES = (

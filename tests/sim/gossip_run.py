@@ -73,6 +73,12 @@ class GossipProcess:
     def next_deadline(self) -> float:
         return self.gossip.swim.next_deadline()
 
+    def start_number(self) -> int:
+        return int(self.life.partition(".")[2])
+
+    def starts_known(self) -> dict[str, int]:
+        return {}
+
     def leads(self) -> bool:
         return False
 

@@ -34,6 +34,12 @@ class Process(Protocol):
     def next_deadline(self) -> float:
         """When to wake it, on its own monotonic clock."""
 
+    def start_number(self) -> int:
+        """Which start of its home this is, as its own disk counts them."""
+
+    def starts_known(self) -> dict[str, int]:
+        """The newest start of each node, by name, as far as its copy of what is agreed tells."""
+
     def leads(self) -> bool:
         """Whether it takes itself for the leader."""
 

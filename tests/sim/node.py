@@ -99,6 +99,13 @@ class Node:
             self._look_at,
         )
 
+    def start_number(self) -> int:
+        return self.agreeing.boot.counter
+
+    def starts_known(self) -> dict[str, int]:
+        members = self.state.active_members()
+        return {self._names[known]: members[known].boot.counter for known in members if known in self._names}
+
     def leads(self) -> bool:
         return self.agreeing.group.leader == self._me
 

@@ -114,6 +114,12 @@ class Platter:
         self._changes = [change for change in self._changes if not change[0][0].startswith(folder)]
         self._keep_names(inside)
 
+    def sync_all(self) -> None:
+        """Everything reaches the disk, names and contents."""
+        self.sync_names()
+        for inode in self.names.values():
+            inode.sync()
+
     def power_off(self, rng: random.Random, damage: float) -> int:
         """The power goes; returns how many unsynced writes and changes of names did not survive whole."""
         kept = rng.randint(0, len(self._changes))

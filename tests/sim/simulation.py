@@ -24,6 +24,9 @@ LIVENESS_S_MAX = 60.0
 and a snapshot in pieces."""
 
 GOSSIP_S_MAX = 60.0
+SAFETY_STEPS_MIN = 2_000
+"""A mesh that is mostly dark does little in its time, so it gets more."""
+
 STEPS_MAX = 400_000
 """A run of more events than this is a busy loop in some machine."""
 
@@ -92,6 +95,8 @@ class Simulation:
         self.director.begin()
         self._begin_workloads()
         self._run_until(world.agenda.now + self.options.safety_s)
+        while world.agenda.steps < SAFETY_STEPS_MIN:
+            self._run_until(world.agenda.now + 1.0)
         self.director.stop()
         core = choose_core(
             world.random("core"), list(world.hosts), sorted(world.configurations(), key=sorted), cluster.doubtful()

@@ -91,10 +91,17 @@ class World:
         self._bury(host, why)
         self.network.close_links(host.name, list(self.hosts))
 
-    def power_off(self, host: Host, why: str) -> int:
-        """End the process and lose what was not synced; nobody is told. Returns how many writes were hurt."""
+    def power_off(self, host: Host, why: str, *, after_lies: bool = False) -> int:
+        """End the process and lose what was not synced; nobody is told. Returns how many writes were hurt.
+
+        Args:
+            after_lies: What a lying disk promised is lost as well. Else such a disk is spared: only the fault that
+                made it lie knows when the others could notice.
+        """
         if host.process is not None:
             self._bury(host, why)
+        if host.faults.lying and not after_lies:
+            host.platter.sync_all()
         hurt = host.platter.power_off(host.rng, self.options.damage)
         self.note(host.name, "power", f"{hurt} writes hurt")
         return hurt
@@ -152,6 +159,19 @@ class World:
         """The hosts that faults may still touch: all, until the calm; then those outside the core."""
         return [host for host in self.hosts.values() if host.name not in self.calm_core]
 
+    def rollback_would_show(self, host: Host) -> bool:
+        """True if all others run and know the host's present start, so that they can tell an older one from it.
+
+        Nobody can tell a home that went back to a state of its present start: that is beyond rule T3.
+        """
+        if host.process is None:
+            return False
+        present = host.process.start_number()
+        others = [other for other in self.hosts.values() if other is not host]
+        return all(
+            other.process is not None and other.process.starts_known().get(host.name, 0) >= present for other in others
+        )
+
     def may_lose_memory(self, host: Host) -> bool:
         """True if every configuration in force anywhere still has a majority with whole memories without it."""
         doubtful = self.suspects | {host.name}
@@ -172,6 +192,8 @@ class World:
         for name in sorted(core):
             host = self.hosts[name]
             host.faults.fsyncs_failing = host.faults.fuse = 0
+            if host.faults.lying:
+                host.platter.sync_all()
             host.faults.lying = False
             host.faults.capacity_bytes = 1 << 40
             host.stalled_until = 0.0

@@ -50,6 +50,12 @@ class Toy:
     def next_deadline(self) -> float:
         return self._due
 
+    def start_number(self) -> int:
+        return int(self.life.partition(".")[2])
+
+    def starts_known(self) -> dict[str, int]:
+        return {name: host.lives for name, host in self._world.hosts.items()}
+
     def leads(self) -> bool:
         return self.life.startswith("n1.")
 

@@ -166,3 +166,20 @@ def test_every_error_code_is_documented() -> None:
 
     text = (ROOT / "docs" / "errors.md").read_text()
     assert not [cls.code for cls in error_classes() if f"`{cls.code}`" not in text]
+
+
+def test_the_generated_parts_of_the_documents_are_current() -> None:
+    from tests.tools.docs import GENERATED, rewritten
+
+    stale = [page for page in GENERATED if (ROOT / page).read_text() != rewritten(page)]
+    assert not stale, "run `make docs`"
+
+
+def test_every_public_error_code_family_is_documented() -> None:
+    """Codes are given where errors are raised; each one's family, the part before its first dot, stands in errors.md."""
+    text = (ROOT / "docs" / "errors.md").read_text()
+    codes: set[str] = set()
+    for path in sources():
+        codes |= set(re.findall(r'code="([a-z]+(?:[.-][a-z-]+)*)"', path.read_text()))
+    families = {code.split(".")[0] for code in codes if "." in code}
+    assert not sorted(family for family in families if f"`{family}." not in text)

@@ -176,7 +176,7 @@ def test_the_generated_parts_of_the_documents_are_current() -> None:
 
 
 def test_every_public_error_code_family_is_documented() -> None:
-    """Codes are given where errors are raised; each one's family, the part before its first dot, stands in errors.md."""
+    """Codes are given where errors are raised; the family of each, up to its first dot, stands in errors.md."""
     text = (ROOT / "docs" / "errors.md").read_text()
     codes: set[str] = set()
     for path in sources():

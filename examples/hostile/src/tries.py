@@ -75,12 +75,12 @@ def connect_to_the_daemon() -> bool:
 
 
 def read_a_neighbours_file() -> Any:
-    with open(f"{NEIGHBOUR}/work/data") as file:
+    with open(os.path.join(NEIGHBOUR, "work", "data")) as file:
         return file.read()
 
 
 def write_a_neighbours_file() -> bool:
-    with open(f"{NEIGHBOUR}/work/data", "r+") as file:
+    with open(os.path.join(NEIGHBOUR, "work", "data"), "r+") as file:
         return file.write("mine") == 4
 
 

@@ -107,7 +107,7 @@ def test_the_same_requirements_share_an_environment_unless_they_refer_to_files()
     assert venv_key(plain, "bundle-a", "/usr/bin/python3") == venv_key(plain, "bundle-b", "/usr/bin/python3")
     assert venv_key(plain, "a", "/usr/bin/python3") != venv_key(b"flask==3.1\n", "a", "/usr/bin/python3")
     assert venv_key(plain, "a", "/usr/bin/python3") != venv_key(plain, "a", "/usr/local/bin/python3")
-    for refers in (b"-r more.txt\n", b"./vendor/x.whl\n", b"x\n-e .\n", b"x @ file:///work/x\n", b"--find-links v\n"):
+    for refers in (b"-r more.txt\n", b"./vendor/x.whl\n", b"x\n-e .\n", b"x @ file:///srv/x\n", b"--find-links v\n"):
         assert venv_key(refers, "bundle-a", "python") != venv_key(refers, "bundle-b", "python")
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 HOME = os.environ.get("HOSTILE_HOME", os.path.expanduser("~root/.local/share/freecloud"))
 NEIGHBOUR = os.environ.get("HOSTILE_NEIGHBOUR", f"{HOME}/apps/whereami-1")
+NEIGHBOUR_FILE = "/".join((NEIGHBOUR, "work", "data"))
 DAEMON = int(os.environ.get("HOSTILE_DAEMON", "1"))
 OTHER = int(os.environ.get("HOSTILE_OTHER", "1"))
 
@@ -75,12 +76,12 @@ def connect_to_the_daemon() -> bool:
 
 
 def read_a_neighbours_file() -> Any:
-    with open(os.path.join(NEIGHBOUR, "work", "data")) as file:
+    with open(NEIGHBOUR_FILE) as file:
         return file.read()
 
 
 def write_a_neighbours_file() -> bool:
-    with open(os.path.join(NEIGHBOUR, "work", "data"), "r+") as file:
+    with open(NEIGHBOUR_FILE, "r+") as file:
         return file.write("mine") == 4
 
 

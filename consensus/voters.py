@@ -126,8 +126,12 @@ def _eligible(one: Candidate) -> bool:
 
 
 def _must_leave(one: Candidate | None) -> bool:
-    """A voter that no longer may be one; being down is not such a reason."""
-    return one is None or not _eligible(one)
+    """A voter that cannot stay one until somebody takes its place: removed, no longer trusted, or with a lost log.
+
+    Being down is no such reason, and neither are draining or the loss of the right to vote: with one voter fewer the
+    next lost disk would take the majority along.
+    """
+    return one is None or not one.member.trusted or one.member.relearn
 
 
 def _lives(voters: frozenset[NodeId], candidates: Mapping[NodeId, Candidate]) -> bool:

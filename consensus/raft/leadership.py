@@ -105,7 +105,7 @@ class Leadership:
             voters,
             learners,
             is_caught_up=lambda node_id: self.replication.is_caught_up(node_id, CATCH_UP_ENTRIES_MAX),
-            is_alive=self.replication.is_alive,
+            is_alive=self.replication.answers,
         )
         if isinstance(wanted, str):
             return NotAllowed(core.me, wanted)

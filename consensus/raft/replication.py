@@ -179,6 +179,14 @@ class Replication:
     def is_alive(self, node_id: NodeId) -> bool:
         return self.heard_at(node_id) > self._core.now - self._core.election_max_s
 
+    def answers(self, node_id: NodeId) -> bool:
+        """Whether it is alive, and by an answer to this very leadership: `is_alive` gives everybody a first timeout
+        of credit, which is too little to build a smaller group on."""
+        peer = self.peers.get(node_id)
+        return node_id == self._core.me or (
+            peer is not None and peer.boot_nonce is not None and self.is_alive(node_id)
+        )
+
     def has_live_quorum(self) -> bool:
         """CheckQuorum: whether both majorities were heard within an election timeout (thesis §6.2, pitfall 13)."""
         since = quorum.quorum_time(self._core.configuration, self.heard_at)

@@ -9,7 +9,7 @@ import pytest
 from consensus.leader_duties import Duties, GroupFacts, KeyMaker, Plan, Seen, Sight
 from consensus.ledger_entries import MarkBack, MarkOut, MarkRelearned, MarkSeen, RemoveMember, RotateKey
 from consensus.ledger_state import LedgerState
-from consensus.records import KeyGeneration, KeyShare, Member
+from consensus.records import KeyGeneration, KeyShare, Member, MemberStatus
 from consensus.voters import Candidate, next_step, voter_count
 from mesh.names import NodeId
 from tests.unit.consensus.test_ledger_state import NOW, Script, member
@@ -154,6 +154,20 @@ def test_a_dead_voter_stays_until_somebody_can_take_its_place() -> None:
     assert step is not None
     assert step.learners == ids(4)
     step = next_step(ME, candidates(4, dead=(3,), caught_up=(4,)), ids(1, 2, 3), ids(4))
+    assert step is not None
+    assert step.voters == ids(1, 2, 4)
+
+
+def test_a_draining_voter_stays_until_somebody_took_its_place() -> None:
+    draining = candidates(4)
+    node_id = member(3).node_id
+    draining[node_id] = replace(draining[node_id], member=replace(member(3), status=MemberStatus.DRAINING))
+    step = next_step(ME, draining, ids(1, 2, 3), frozenset())
+    assert step is not None
+    assert (step.voters, step.learners) == (ids(1, 2, 3), ids(4))
+    assert next_step(ME, draining, ids(1, 2, 3), ids(4)) is None
+    ready = {known: replace(one, caught_up=known == member(4).node_id) for known, one in draining.items()}
+    step = next_step(ME, ready, ids(1, 2, 3), ids(4))
     assert step is not None
     assert step.voters == ids(1, 2, 4)
 

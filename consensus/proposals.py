@@ -17,6 +17,7 @@ from consensus.proposing import (
     NotTaken,
     ProposeAnswer,
     ProposeRequest,
+    check_entry,
     not_taken,
     proposal_payload,
     settled_answer,
@@ -92,7 +93,9 @@ class Proposals:
 
         Raises:
             ExhaustedError: Too much is waiting on this node.
+            UsageError: It could not be read again once it is written.
         """
+        check_entry(entry)
         token = next(self._tokens)
         waiting = self._finished[token] = Waiting[Outcome]()
         try:

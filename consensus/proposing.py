@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from consensus.ledger_entries import LEDGER, Entry, Proposal, Result
 from consensus.raft.outputs import NotAllowed, Refusal
+from mesh.errors import ProtocolError, UsageError
 from mesh.names import NodeId
 
 NO_SESSION = b""
@@ -59,6 +60,18 @@ class ProposeAnswer:
 def proposal_payload(proposer: NodeId, request: ProposeRequest, time_ms: int) -> bytes:
     """What the leader appends for a request; the time is its own (pitfall 28)."""
     return LEDGER.encode(Proposal(proposer, request.session_id, request.sequence, time_ms, request.entry))
+
+
+def check_entry(entry: Entry) -> None:
+    """What is proposed must be readable again: an entry that no replica can decode would stop every one of them.
+
+    Raises:
+        UsageError: A number, text or list that is larger than what may be written, or text that is no Unicode.
+    """
+    try:
+        LEDGER.decode(LEDGER.encode(entry))
+    except (OverflowError, ValueError, ProtocolError) as error:
+        raise UsageError("this cannot be written into the ledger", why=str(error), code="entry.unwritable") from error
 
 
 def not_taken(refusal: Refusal) -> NotTaken:

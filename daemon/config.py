@@ -163,7 +163,7 @@ def _address(setting: str, value: object) -> str | None:
         return None
     text = str(value)
     host, separator, port = text.rpartition(":")
-    if not separator and text.isdigit():
+    if not separator and text.isascii() and text.isdigit():
         return f"127.0.0.1:{_port(setting, text)}"
     if not separator or not host:
         raise UsageError(f"--{setting} takes HOST:PORT, not {text!r}")
@@ -171,7 +171,7 @@ def _address(setting: str, value: object) -> str | None:
 
 
 def _port(setting: str, text: str) -> int:
-    if not text.isdigit() or not 0 <= int(text) <= 65535:
+    if not (text.isascii() and text.isdigit() and len(text) < 8) or not 0 <= int(text) <= 65535:
         raise UsageError(f"--{setting}: {text!r} is no port", why="ports are 0 to 65535")
     return int(text)
 

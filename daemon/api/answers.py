@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,8 @@ from starlette.types import Receive, Scope, Send
 
 from daemon.api.problems import problem
 from mesh.errors import FreecloudError
+from mesh.http.messages import PeerGone
+from mesh.rpc import sole_error
 
 LINES = "application/x-ndjson"
 
@@ -57,12 +60,26 @@ class Lines(Response):
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(until_gone)
-            try:
-                await self._produce(emit)
-            except FreecloudError as error:
-                await emit({"problem": problem(error)})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            with suppress(PeerGone):  # who left needs no answer
+                try:
+                    await self._produce(emit)
+                except FreecloudError as error:
+                    await emit({"problem": problem(error)})
+                except BaseExceptionGroup as group:
+                    await emit({"problem": problem(_told(group))})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
             nursery.cancel_scope.cancel()
+
+
+def _told(group: BaseExceptionGroup[BaseException]) -> FreecloudError:
+    """The error that a producer's own nursery wrapped; a client that left comes out as that, a bug as it is."""
+    rest = group
+    if (gone := group.subgroup(PeerGone)) is not None:
+        _, without = group.split(PeerGone)
+        if without is None:
+            raise PeerGone("the client left") from gone
+        rest = without
+    return sole_error(rest)
 
 
 def when(at_ms: int) -> str:

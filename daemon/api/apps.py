@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from typing import Any
 
 import trio
@@ -36,6 +37,9 @@ LAST_LOG_LINES = 20
 LOG_LINES_S = 5.0
 EXEC_S_MAX = 300.0
 LOG_LINES_MAX = 10_000
+
+NAME = re.compile(r"[a-z0-9-]{1,60}")
+"""Of an app or a replica; what is no name is never handed to another node as one."""
 
 
 async def list_apps(call: Call) -> Response:
@@ -191,26 +195,37 @@ async def remove_app(call: Call) -> Response:
 
 
 async def app_logs(call: Call) -> Response:
-    name = call.path("name")
-    request = LogsRequest(name, call.query("replica"), _count(call.query("lines", "100")), call.query("follow") == "1")
+    """Of an app that was removed, too: its logs stay for a day."""
+    name, replica_id = call.path("name"), call.query("replica")
+    if not NAME.fullmatch(name):
+        raise MissingError(f"no app {name!r}", hint="see `freecloud apps list`")
+    if replica_id and not NAME.fullmatch(replica_id):
+        raise MissingError(f"{name} has no replica {replica_id!r}", hint=f"see `freecloud apps show {name}`")
+    request = LogsRequest(name, replica_id, _count(call.query("lines", "100")), call.query("follow") == "1")
+    if request.follow and name not in call.services.ledger.state.apps:
+        raise MissingError(f"no app {name!r}", why="only what runs can be followed", hint="see `freecloud apps list`")
     return Lines(functools.partial(_logs, call.services, request))
 
 
 async def _logs(services: Services, request: LogsRequest, emit: Emit) -> None:
     deadline = math.inf if request.follow else deadline_in(LOG_LINES_S)
     names = {member.node_id: member.name for member in services.ledger.state.members.values()}
+    found = request.app in services.ledger.state.apps
     async with services.logs.gather(request, _reachable(services), deadline=deadline) as pieces:
         async for piece in pieces:
             if piece.error is not None:
                 await emit({"replica": names[piece.node_id], "at": "", "text": f"no logs from there: {piece.error}"})
             for line in piece.lines.lines if piece.lines else ():
+                found = True
                 replica_id = piece.lines.replica_id if piece.lines else ""
                 text = escape_controls(line.text)
                 await emit({"replica": replica_id, "at": when(line.at_ms), "stream": line.stream, "text": text})
+    if not found:
+        raise MissingError(f"no app {request.app!r}, and no logs of one", hint="see `freecloud apps list`")
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= LOG_LINES_MAX:
+    if not (text.isascii() and text.isdigit() and len(text) < 8) or not 1 <= int(text) <= LOG_LINES_MAX:
         raise UsageError(f"lines is 1 to {LOG_LINES_MAX}, not {text!r}")
     return int(text)
 
@@ -219,6 +234,8 @@ async def exec_app(call: Call) -> Response:
     wanted = await read_json(call.request, EXEC)
     name = call.path("name")
     app_document(call.services, name)
+    if not wanted["command"] or any("\0" in word for word in wanted["command"]):
+        raise UsageError("a command has one or more words", why="none of them holds a NUL")
     placed = sorted(
         assignment.replica_id
         for assignment in call.services.ledger.state.assignments.values()

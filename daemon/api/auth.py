@@ -70,6 +70,12 @@ class Throttle:
         self._failures.pop(address, None)
 
 
+def offers_token(header: str) -> bool:
+    """Whether this Authorization header offers anything: who offers nothing guesses nothing. A page in the owner's
+    browser can make requests without one, and must not lock the owner out."""
+    return bool(header.strip())
+
+
 def make_token(certificate: bytes) -> tuple[str, str, bytes]:
     """(token as shown once, its id, the hash that the ledger keeps)."""
     token_id = secrets.token_hex(4)

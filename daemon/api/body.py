@@ -19,6 +19,12 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
+INTEGER_MAX = 2**53 - 1
+"""Of either sign: what every JSON reader keeps exact (RFC 8259 §6), and far more than any field means."""
+
+ITEMS_MAX = 1_000
+
+
 async def read_json(request: Request, schema: dict[str, Any]) -> dict[str, Any]:
     """The body as an object that fits the schema.
 
@@ -56,8 +62,25 @@ def check(value: dict[str, Any], schema: dict[str, Any]) -> None:
         wanted = properties[name]
         if not _fits(given, wanted["type"]):
             raise UsageError(f"the field {name!r} must be of type {wanted['type']}")
-        if wanted["type"] == "array" and not all(_fits(item, wanted["items"]["type"]) for item in given):
+        items = given if wanted["type"] == "array" else [given]
+        if wanted["type"] == "array" and not all(_fits(item, wanted["items"]["type"]) for item in items):
             raise UsageError(f"the field {name!r} must hold {wanted['items']['type']}s")
+        if len(items) > ITEMS_MAX:
+            why = f"the limit is {ITEMS_MAX}"
+            raise ExhaustedError(f"the field {name!r} holds too many", why=why, code="limit.body")
+        for item in items:
+            _check_size(name, item)
+
+
+def _check_size(name: str, item: object) -> None:
+    """What fits its type and still cannot be meant: a number beyond every counter, half a surrogate pair."""
+    if isinstance(item, int) and abs(item) > INTEGER_MAX:
+        raise UsageError(f"the field {name!r} is out of range")
+    if isinstance(item, str):
+        try:
+            item.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the field {name!r} is no Unicode text", why="it has half a surrogate pair") from error
 
 
 def _fits(value: object, kind: str) -> bool:

@@ -13,6 +13,9 @@ from daemon.api.clock import deadline_in, wall_ms
 from daemon.api.operations import Call, Operation, schema
 from mesh.errors import UsageError
 
+LIFE_MS_MAX = 10 * 366 * 24 * 3600 * 1000
+"""Ten years: longer than any token should live, and a time that a calendar can show."""
+
 CREATE = schema(("name", "scopes", "expires_ms"), name="string", scopes="string[]", expires_ms="integer")
 
 
@@ -41,8 +44,8 @@ async def create_token(call: Call) -> Response:
         raise UsageError("a token has one or more scopes", why=f"they are {', '.join(SCOPES)}")
     if not 1 <= len(wanted["name"]) <= 63 or not wanted["name"].isprintable():
         raise UsageError("a token's name has 1 to 63 printable characters")
-    if wanted["expires_ms"] <= 0:
-        raise UsageError("a token expires in the future")
+    if not 0 < wanted["expires_ms"] <= LIFE_MS_MAX:
+        raise UsageError("a token expires in the future, and within ten years")
     text, token_id, secret_hash = make_token(call.services.identity.certificate)
     now = wall_ms()
     token = ApiToken(

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from daemon.api.problems import problem
 from daemon.config import SETTINGS, Config, load_config
@@ -20,16 +21,19 @@ def main(arguments: Sequence[str]) -> int:
     ready: int | None = None
     try:
         flags = _flags(arguments)
-        ready = int(flags.pop("ready_descriptor")) if "ready_descriptor" in flags else None
+        given = flags.pop("ready_descriptor", None)
+        # A copy of our own: the node closes the given one when it is ready, and its number may then be any file's.
+        ready = None if given is None else os.dup(int(given))
         token = _read_token(flags.pop("join_descriptor", None))
-        config = load_config({**flags, "join_token": token, "ready_descriptor": ready}, os.environ)
+        config = load_config({**flags, "join_token": token, "ready_descriptor": given}, os.environ)
         _run(config)
         return 0
     except FreecloudError as error:
+        sys.stderr.write(f"freecloud: {error}\n")
         if ready is not None:
-            os.write(ready, json.dumps({"problem": problem(error)}).encode() + b"\n")
-        else:
-            sys.stderr.write(f"freecloud: {error}\n")
+            # Whoever started it may have heard that it is ready, and gone.
+            with suppress(BrokenPipeError):
+                os.write(ready, json.dumps({"problem": problem(error)}).encode() + b"\n")
         return EXIT_STATUS[error.kind]
 
 

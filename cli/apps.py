@@ -113,7 +113,7 @@ def logs_app(options: argparse.Namespace) -> int:
         if options.json:
             output.result(entry)
         else:
-            output.line(f"{output.paint(entry['replica'], 'dim')} {entry['text']}")
+            output.line(entry["text"], mark=entry["replica"])
     return 0
 
 

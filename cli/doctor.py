@@ -24,8 +24,8 @@ def run(options: argparse.Namespace) -> int:
         output.result({"findings": findings})
     else:
         for finding in findings:
-            mark = output.paint("ok", "green") if finding["ok"] else output.paint("!!", "red")
-            output.line(f"{mark}  {finding['text']}" + (f" — {finding['hint']}" if finding["hint"] else ""))
+            text = f" {finding['text']}" + (f" — {finding['hint']}" if finding["hint"] else "")
+            output.line(text, mark="ok" if finding["ok"] else "!!", colour="green" if finding["ok"] else "red")
     return 0 if all(finding["ok"] for finding in findings) else 1
 
 
@@ -41,9 +41,12 @@ def _python() -> dict[str, Any]:
 
 def _home(options: argparse.Namespace) -> dict[str, Any]:
     home = home_of(options)
-    if not home.exists():
+    try:
+        free = shutil.disk_usage(home).free
+    except FileNotFoundError:
         return _finding(False, f"there is no home {home}", "start with `freecloud up`")
-    free = shutil.disk_usage(home).free
+    except OSError as error:
+        return _finding(False, f"cannot look at {home}: {error.strerror}", "choose another --home")
     return _finding(free > DISK_FREE_MIN, f"home {home}, {free >> 20} MiB free", "free some disk space")
 
 

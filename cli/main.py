@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
-from mesh.errors import FreecloudError, UsageError
+from mesh.errors import FailedError, FreecloudError, UsageError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("cli.up", "start this node; the first start makes a mesh"),
@@ -52,20 +53,53 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the console script's entry point."""
+    _open_streams()
     try:
-        status = run(list(sys.argv[1:] if arguments is None else arguments))
-        sys.stdout.flush()
-        return status
-    except FreecloudError as error:
-        from cli import output
-
-        return output.fail(error)
+        return _guarded(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # The reader (head, less) has what it wanted; Python's own flush at exit must not complain about that.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence(sys.stdout, sys.stderr)
         return 0
+
+
+def _guarded(arguments: list[str]) -> int:
+    """Run one command, and say in one line what went wrong."""
+    from cli import output
+
+    try:
+        status = run(arguments)
+        sys.stdout.flush()
+        return status
+    except SystemExit:  # argparse, after --help
+        sys.stdout.flush()
+        raise
+    except FreecloudError as error:
+        return output.fail(error)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # Of this machine: a file that may not be read, a full disk, no descriptor left.
+        _silence(sys.stdout)
+        what = f"cannot use {error.filename}" if error.filename is not None else "this machine refused"
+        return output.fail(FailedError(what, why=error.strerror or str(error)))
+
+
+def _silence(*streams: TextIO) -> None:
+    """What these still hold goes nowhere, so that Python's own flush at exit says nothing."""
+    for stream in streams:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _open_streams() -> None:
+    """Make the three streams usable, whatever was handed over: closed ones, or an encoding without our characters."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 (the process's own)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def run(arguments: list[str]) -> int:

@@ -78,6 +78,6 @@ def duration_ms(text: str) -> int:
     """
     units = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
     number, unit = text[:-1], text[-1:]
-    if unit not in units or not number.isdigit() or int(number) == 0:
+    if unit not in units or not (number.isascii() and number.isdigit() and len(number) < 10) or int(number) == 0:
         raise UsageError(f"{text!r} is no duration", hint="write 90s, 10m, 1h or 7d")
     return int(number) * units[unit]

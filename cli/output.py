@@ -31,13 +31,18 @@ STATE_COLOURS = {
 
 
 def result(document: Any) -> None:
-    """Print one document for a program."""
-    sys.stdout.write(json.dumps(document, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False) + "\n")
+    """Print one document for a program; control characters are escaped, for it may be a terminal that reads it."""
+    text = json.dumps(document, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False)
+    if not text.isprintable():
+        text = "".join(char if char == "\n" or _is_harmless(char) else _in_json(char) for char in text)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
-def line(text: str) -> None:
-    """Print one line of result."""
-    sys.stdout.write(clean(text) + "\n")
+def line(text: str, *, mark: str = "", colour: str = "dim") -> None:
+    """Print one line of result, perhaps with something before it in a colour."""
+    before = paint(clean(mark), colour) + " " if mark else ""
+    sys.stdout.write(before + clean(text) + "\n")
     sys.stdout.flush()
 
 
@@ -62,9 +67,15 @@ def clean(text: str) -> str:
     """The text with control characters made visible, so that no name or log line commands a terminal (attack 47)."""
     if text.isprintable():
         return text
-    return "".join(
-        char if char in "\n\t" or not unicodedata.category(char).startswith("C") else _visible(char) for char in text
-    )
+    return "".join(char if char in "\n\t" or _is_harmless(char) else _visible(char) for char in text)
+
+
+def _is_harmless(char: str) -> bool:
+    return not unicodedata.category(char).startswith("C")
+
+
+def _in_json(char: str) -> str:
+    return json.dumps(char)[1:-1]
 
 
 def _visible(char: str) -> str:

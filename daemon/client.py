@@ -10,9 +10,11 @@ import hashlib
 import hmac
 import http.client
 import json
+import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
@@ -20,9 +22,11 @@ from urllib.parse import quote, urlencode, urlsplit
 from mesh.errors import FailedError, FreecloudError, Kind, ProtocolError, UnreachableError, UsageError, rebuild
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
+LINE_BYTES_MAX = 1024 * 1024
 CONNECT_TIMEOUT_S = 5.0
 DEFAULT_TIMEOUT_S = 30.0
-TOKEN_PREFIX = "fct"
+DEFAULT_PORT = 6780
+TOKEN = re.compile(r"fct_[0-9a-f]+_[A-Za-z0-9-]+_([0-9a-f]{64})")
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -102,15 +106,14 @@ class Client:
         headers = {} if payload is None else {"Content-Type": "application/json"}
         connection, response = self._request(method, _with_query(path, query), payload, headers, timeout)
         with connection:
-            content = self._read(response)
-        return json.loads(content) if content else None
+            return self._document(response)
 
     def send_file(self, method: str, path: str, content: BinaryIO, *, timeout: float = 600.0) -> dict[str, Any]:
         """Stream a file as the request's body; JSON answer."""
         headers = {"Content-Type": "application/octet-stream", "Transfer-Encoding": "chunked"}
         connection, response = self._request(method, path, _pieces(content), headers, timeout)
         with connection:
-            answer: dict[str, Any] = json.loads(self._read(response))
+            answer: dict[str, Any] = self._document(response)
         return answer
 
     def lines(
@@ -128,8 +131,8 @@ class Client:
         connection, response = self._request(method, _with_query(path, query), payload, headers, timeout)
         with connection:
             try:
-                while line := response.readline(1024 * 1024):
-                    document = json.loads(line)
+                while line := response.readline(LINE_BYTES_MAX):
+                    document = _parsed(line)
                     if "problem" in document:
                         raise problem_to_error(document["problem"])
                     yield document
@@ -145,8 +148,12 @@ class Client:
         try:
             connection.connect()
             connection.sock.settimeout(timeout)
-            connection.request(method, path, body=payload, headers=headers, encode_chunked=True)
+            with suppress(BrokenPipeError, ConnectionResetError):  # who refuses early has answered before it hung up
+                connection.request(method, path, body=payload, headers=headers, encode_chunked=True)
             response = connection.getresponse()
+        except ValueError as error:  # of http.client and the codecs: a host that no header and no resolver can hold
+            connection.close()
+            raise UsageError("this cannot be asked of a daemon", why=str(error)) from error
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise self._unreachable(error) from error
@@ -158,16 +165,15 @@ class Client:
     def _connection(self) -> http.client.HTTPConnection:
         if self._node is None:
             return _UnixConnection(self._socket_path, CONNECT_TIMEOUT_S)
-        parts = urlsplit(self._node)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise UsageError(f"--node takes https://HOST:PORT, not {self._node!r}")
+        scheme, host, port = _parts_of(self._node)
         if self._token is None:
             raise UsageError("a node elsewhere needs an API token", hint="set FREECLOUD_TOKEN")
-        if parts.scheme == "http":
-            if parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+        pin = _pin_of(self._token)
+        if scheme == "http":
+            if host not in ("127.0.0.1", "localhost", "::1"):
                 raise UsageError("plain http is for this machine only", hint="use https://")
-            return http.client.HTTPConnection(parts.hostname, parts.port or 6780, timeout=CONNECT_TIMEOUT_S)
-        return _PinnedConnection(parts.hostname, parts.port or 6780, _pin_of(self._token), CONNECT_TIMEOUT_S)
+            return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
+        return _PinnedConnection(host, port, pin, CONNECT_TIMEOUT_S)
 
     def _unreachable(self, error: Exception) -> FreecloudError:
         if isinstance(error, TimeoutError):
@@ -185,11 +191,14 @@ class Client:
         return UnreachableError("cannot talk to the daemon", why=str(error))
 
     @staticmethod
-    def _read(response: http.client.HTTPResponse) -> bytes:
-        content = response.read(ANSWER_BYTES_MAX + 1)
+    def _document(response: http.client.HTTPResponse) -> Any:
+        try:
+            content = response.read(ANSWER_BYTES_MAX + 1)
+        except (OSError, http.client.HTTPException) as error:
+            raise UnreachableError("the daemon went away in the middle of its answer", why=str(error)) from error
         if len(content) > ANSWER_BYTES_MAX:
             raise ProtocolError("the daemon's answer is too large", why=f"the limit is {ANSWER_BYTES_MAX} bytes")
-        return content
+        return _parsed(content) if content else None
 
 
 class _Closing:
@@ -235,6 +244,25 @@ def _error_of(response: http.client.HTTPResponse) -> FreecloudError:
     return problem_to_error(problem)
 
 
+def _parsed(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("the daemon's answer is cut short, or no JSON", why=str(error)) from error
+
+
+def _parts_of(node: str) -> tuple[str, str, int]:
+    """(scheme, host, port) of a node's URL; the API's own port if it names none."""
+    try:
+        parts = urlsplit(node)
+        host, port = parts.hostname, parts.port or DEFAULT_PORT
+    except ValueError:
+        host = None
+    if host is None or parts.scheme not in ("http", "https"):
+        raise UsageError(f"--node takes https://HOST:PORT, not {node!r}")
+    return parts.scheme, host, port
+
+
 def _pieces(content: BinaryIO) -> Iterator[bytes]:
     while piece := content.read(256 * 1024):
         yield piece
@@ -246,11 +274,8 @@ def _with_query(path: str, query: Mapping[str, object] | None) -> str:
 
 
 def _pin_of(token: str) -> bytes:
-    """The certificate hash inside fct_ID_SECRET_PIN."""
-    parts = token.split("_")
-    try:
-        if len(parts) != 4 or parts[0] != TOKEN_PREFIX:
-            raise ValueError
-        return bytes.fromhex(parts[3])
-    except ValueError as error:
-        raise UsageError("FREECLOUD_TOKEN is not an API token", hint="it looks like fct_…") from error
+    """The certificate hash inside fct_ID_SECRET_PIN; what is no token is told without showing it."""
+    found = TOKEN.fullmatch(token)
+    if found is None:
+        raise UsageError("FREECLOUD_TOKEN is not an API token", hint="it looks like fct_…")
+    return bytes.fromhex(found[1])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mesh.errors import ExhaustedError, UsageError
+from mesh.errors import ExhaustedError, FailedError, UsageError
 
 ENTRIES_MAX = 20_000
 BYTES_MAX = 1024 * 1024 * 1024
@@ -31,7 +32,22 @@ NAME_BYTES_MAX = 255
 DEPTH_MAX = 32
 PIECE_BYTES = 256 * 1024
 
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, NotImplementedError)
+HEADER_BYTES_MAX = 64 * 1024
+"""Of a header that tarfile reads whole into memory: its size is whatever the archive claims."""
+
+DIRECTORY_BYTES_MAX = 4 * 1024 * 1024
+"""Of a zip's directory, which zipfile reads whole: 20,000 entries with paths of 150 bytes."""
+
+DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    ValueError,  # of names that are no text, and numbers that are none
+    RecursionError,  # of extended headers in a row
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +76,27 @@ def extract(archive: IO[bytes], folder: Path, limits: Limits = Limits()) -> int:
 
     Raises:
         UsageError: Not such an archive, damaged, or something in it that may not be.
-        ExhaustedError: More than the limits. In both cases the caller removes the folder.
+        ExhaustedError: More than the limits.
+        FailedError: This disk would not take it. The folder is gone again in each of these cases.
     """
-    packed = os.fstat(archive.fileno()).st_size
-    folder.mkdir(mode=0o700)
+    try:
+        packed = os.fstat(archive.fileno()).st_size
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise FailedError(f"cannot make {folder}", why=os.strerror(error.errno or 0)) from error
     root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         writer = _Writer(root, packed, limits)
         for entry in _entries(archive):
             writer.take(entry)
         return writer.files
-    except DAMAGED as error:
-        raise UsageError("the source is a damaged archive", why=str(error)) from error
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, DAMAGED):
+            raise UsageError("the source is a damaged archive", why=str(error)[:200]) from error
+        if isinstance(error, OSError):
+            raise FailedError("cannot unpack the source", why=os.strerror(error.errno or 0)) from error
+        raise
     finally:
         os.close(root)
 
@@ -169,8 +194,24 @@ def _entries(archive: IO[bytes]) -> Iterator[_Entry]:
         raise UsageError("the source is neither a .tar.gz nor a .zip archive")
 
 
+class _Member(tarfile.TarInfo):
+    """A header that is bounded before it is read; `_proc_member` is tarfile's own hook for such."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type not in tarfile.REGULAR_TYPES and self.type != tarfile.DIRTYPE:
+            if self.type not in _EXTENDED:
+                raise UsageError(f"the archive has {self.name[:200]!r}", why="only files and folders may be in it")
+            if self.size > HEADER_BYTES_MAX:
+                raise UsageError("the archive has a header that is too long", why=f"{self.size} bytes")
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return member
+
+
+_EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME)
+
+
 def _tar_entries(archive: IO[bytes]) -> Iterator[_Entry]:
-    with tarfile.open(fileobj=archive, mode="r|gz", errorlevel=2) as tar:
+    with tarfile.open(fileobj=archive, mode="r|gz", errorlevel=2, tarinfo=_Member) as tar:
         for member in tar:
             if not (member.isreg() or member.isdir()) or member.issparse():
                 raise UsageError(f"the archive has {member.name!r}", why="only files and folders may be in it")
@@ -179,11 +220,13 @@ def _tar_entries(archive: IO[bytes]) -> Iterator[_Entry]:
 
 
 def _zip_entries(archive: IO[bytes]) -> Iterator[_Entry]:
+    _check_directory(archive)
     with zipfile.ZipFile(archive) as whole:
         for member in whole.infolist():
             mode = member.external_attr >> 16
             kind = stat.S_IFMT(mode)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or member.flag_bits & 0x1:
+            plain = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not member.flag_bits & 0x1
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or not plain:
                 raise UsageError(
                     f"the archive has {member.filename!r}", why="only plain files and folders may be in it"
                 )
@@ -192,3 +235,17 @@ def _zip_entries(archive: IO[bytes]) -> Iterator[_Entry]:
             else:
                 with whole.open(member) as content:
                     yield _Entry(member.filename, False, bool(mode & 0o100), content)
+
+
+def _check_directory(archive: IO[bytes]) -> None:
+    """Bound a zip's directory before zipfile makes an object of every entry that it claims."""
+    end = archive.seek(0, os.SEEK_END)
+    tail_bytes = min(end, 22 + 0xFFFF)
+    archive.seek(end - tail_bytes)
+    tail = archive.read(tail_bytes)
+    found = tail.rfind(b"PK\x05\x06")
+    if found < 0 or len(tail) < found + 22:
+        raise UsageError("the source is a damaged archive", why="its directory is missing")
+    if tail.find(b"PK\x06\x07") >= 0 or int.from_bytes(tail[found + 12 : found + 16], "little") > DIRECTORY_BYTES_MAX:
+        raise ExhaustedError("the archive has too large a directory", code="limit.archive-entries")
+    archive.seek(0)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +52,7 @@ class BundleStore:
         self._folder = folder
         self._key = key
         self._names: set[str] = set()
+        self._since: dict[str, float] = {}  # when each came, or was found at the start
 
     async def open_store(self) -> None:
         """Look at what is there, and throw away what an interrupted write left."""
@@ -64,6 +64,7 @@ class BundleStore:
             return {path.name.removesuffix(SUFFIX) for path in self._folder.glob(f"*{SUFFIX}")}
 
         self._names = await trio.to_thread.run_sync(look)
+        self._since = dict.fromkeys(self._names, trio.current_time())
 
     def has(self, bundle: str) -> bool:
         return bundle in self._names
@@ -110,6 +111,7 @@ class BundleStore:
         finally:
             path.unlink(missing_ok=True)
         self._names.add(name)
+        self._since[name] = trio.current_time()
         return StoredBundle(name, size)
 
     async def read(self, bundle: str) -> AsyncGenerator[bytes, None]:
@@ -144,11 +146,7 @@ class BundleStore:
                 if digest.hexdigest() != bundle:
                     raise DamagedError(f"the source {bundle[:SHORT_HEX]} is damaged on this disk")
                 plain.seek(0)
-                try:
-                    return extract(plain, folder)
-                except BaseException:
-                    _remove_tree(folder)
-                    raise
+                return extract(plain, folder)
 
         try:
             return await trio.to_thread.run_sync(work)
@@ -159,23 +157,21 @@ class BundleStore:
     async def keep_only(self, bundles: Iterable[str]) -> int:
         """Remove the bundles that no release names (any more); returns how many.
 
-        One that came within the last ten minutes stays: its release may be on its way.
+        One that came within the last ten minutes stays: its release may be on its way. Those that were here at the
+        start stay as long, by this start's own clock: a ledger that is still being read names none of them.
         """
-        candidates = self._names - set(bundles)
-        if not candidates:
+        old = trio.current_time() - KEPT_S_MIN
+        needless = {name for name in self._names - set(bundles) if self._since[name] < old}
+        if not needless:
             return 0
+        self._names -= needless
 
-        def remove() -> set[str]:
-            old = time.time() - KEPT_S_MIN
-            paths = {name: self._folder / (name + SUFFIX) for name in candidates}
-            needless = {name for name, path in paths.items() if path.stat().st_mtime < old}
+        def remove() -> None:
             for name in needless:
-                paths[name].unlink()
-            return needless
+                (self._folder / (name + SUFFIX)).unlink(missing_ok=True)
 
-        removed = await trio.to_thread.run_sync(remove)
-        self._names -= removed
-        return len(removed)
+        await trio.to_thread.run_sync(remove)
+        return len(needless)
 
     def _path(self, bundle: str) -> Path:
         if bundle not in self._names:
@@ -244,8 +240,3 @@ def _file_key(key: bytes, salt: bytes) -> bytes:
 def _nonce(number: int) -> bytes:
     return number.to_bytes(12, "big")
 
-
-def _remove_tree(folder: Path) -> None:
-    import shutil
-
-    shutil.rmtree(folder, ignore_errors=True)

@@ -52,13 +52,16 @@ class SchedulerLeader:
     async def run(self) -> None:
         """Wait to lead; while leading, reconcile."""
         seen: Sightings | None = None
+        term = 0
         while True:
             if not self._ledger.is_leader:
                 seen = None
                 await self._wait(float("inf"))
                 continue
             now = trio.current_time()
-            seen = seen or Sightings(led_since=now)
+            if seen is None or term != self._ledger.term:
+                # Another led meanwhile, perhaps unnoticed: what it did between two looks was not seen.
+                seen, term = Sightings(led_since=now), self._ledger.term
             view = look(now, self._ledger.state, self._sights(), seen)
             seen = observe(seen, view)
             plan = reconcile(look(now, self._ledger.state, self._sights(), seen))

@@ -22,7 +22,7 @@ from mesh.names import NodeId
 from scheduler.bundles import SHORT_HEX, BundleStore
 from scheduler.exchange import BundleExchange
 from scheduler.looking import look
-from scheduler.manifest import Manifest, encode_manifest, parse
+from scheduler.manifest import Manifest, decode_manifest, encode_manifest, parse
 from scheduler.model import ClusterView, condition_of
 from scheduler.reconcile import reconcile
 
@@ -30,6 +30,7 @@ COPIES = 2
 PUSH_S = 20.0
 RETRIES = 3
 DEBT_RETRY_S = 30.0
+FRESH_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ class Scheduler:
         """Make an earlier release current again; the last stable one if none is named. Returns its number."""
         known = self._app(app)
         target = known.previous_stable if to is None else to
-        if target == known.current and known.state is ReleaseState.STABLE:
+        if target == known.current:
             raise RefusedError(f"{app} runs release {target} already", code="app.current")
         if target == 0:
             raise MissingError(f"{app} has no earlier stable release", hint="name one: --to RELEASE")
@@ -161,7 +162,8 @@ class Scheduler:
             for bundle in self._lonely():
                 candidates = self._candidates()
                 await self._exchange.push(bundle, candidates, 1, deadline=trio.current_time() + PUSH_S)
-            await self._exchange.collect({release.bundle for release in self._ledger.state.releases.values()})
+            if self._ledger.age() < FRESH_S:  # an old copy does not name the sources of newer releases
+                await self._exchange.collect({release.bundle for release in self._ledger.state.releases.values()})
             await wait(trio.current_time() + DEBT_RETRY_S)
 
     # --- looking ----------------------------------------------------------------------------------------------
@@ -260,7 +262,7 @@ class Scheduler:
         return app
 
     def _manifest(self, app: App) -> Manifest:
-        return parse(self._ledger.state.releases[app.name, app.current].manifest_text)
+        return decode_manifest(self._ledger.state.releases[app.name, app.current].manifest)
 
     def _next_number(self, app: str) -> int:
         return 1 + max((number for name, number in self._ledger.state.releases if name == app), default=0)

@@ -99,7 +99,8 @@ def _detached(options: argparse.Namespace, arguments: list[str], token: str) -> 
         arguments.append(f"--join-descriptor={token_reader}")
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        log = (home / "daemon.log").open("ab")
+        # The home may have to let an app's own user pass through; what the daemon says is not for it.
+        log = open(home / "daemon.log", "ab", opener=lambda path, flags: os.open(path, flags, 0o600))  # noqa: SIM115
     except OSError as error:
         raise UsageError(
             f"cannot use {home} as home", why=os.strerror(error.errno or 0), hint="choose another --home"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from mesh.errors import DeadlineError, FreecloudError, UnavailableError
+from mesh.errors import DamagedError, DeadlineError, FreecloudError, UnavailableError
 from mesh.lanes import Lane
 from mesh.names import NodeId, Role
 from mesh.peers import Peers
@@ -82,7 +82,11 @@ class BundleExchange:
             UsageError, ExhaustedError: The archive may not be unpacked.
         """
         await self.ensure(bundle, self._holders(bundle), deadline=deadline)
-        await self._store.unpack(bundle, folder)
+        try:
+            await self._store.unpack(bundle, folder)
+        except DamagedError:  # on this disk: the store offers it no more, and another's copy may be whole
+            await self.ensure(bundle, self._holders(bundle), deadline=deadline)
+            await self._store.unpack(bundle, folder)
 
     async def ensure(self, bundle: str, holders: Iterable[NodeId], *, deadline: float) -> None:
         """Have the bundle here, durably; the holders are tried in turn."""

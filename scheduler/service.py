@@ -156,12 +156,19 @@ class Scheduler:
     async def settle_debts(self, wait: Callable[[float], Awaitable[None]]) -> None:
         """For ever: hand sources that lie here alone to a second node, and drop those that no release names.
 
-        Each node pays its own; it is woken by every change, and tries again after half a minute at most.
+        Each node pays its own. It is woken by every change; the same nodes are asked again after half a minute only.
         """
+        asked: dict[str, tuple[Sequence[NodeId], float]] = {}
         while True:
-            for bundle in self._lonely():
-                candidates = self._candidates()
-                await self._exchange.push(bundle, candidates, 1, deadline=trio.current_time() + PUSH_S)
+            lonely = self._lonely()
+            asked = {bundle: last for bundle, last in asked.items() if bundle in lonely}
+            for bundle in lonely:
+                candidates, now = self._candidates(), trio.current_time()
+                last, at = asked.get(bundle, ((), -inf))
+                if set(candidates) <= set(last) and now < at + DEBT_RETRY_S:
+                    continue
+                asked[bundle] = (candidates, now)
+                await self._exchange.push(bundle, candidates, 1, deadline=now + PUSH_S)
             if self._ledger.age() < FRESH_S:  # an old copy does not name the sources of newer releases
                 await self._exchange.collect({release.bundle for release in self._ledger.state.releases.values()})
             await wait(trio.current_time() + DEBT_RETRY_S)

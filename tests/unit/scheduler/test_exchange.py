@@ -13,6 +13,7 @@ from mesh.names import NodeId
 from scheduler.bundles import BundleStore
 from scheduler.exchange import BundleExchange
 from tests.unit.mesh.nodes import Node, make_nodes, running, soon
+from tests.unit.scheduler.test_bundles import archive
 
 CONTENT = bytes(range(256)) * 2000
 
@@ -72,3 +73,21 @@ async def test_a_push_goes_on_to_the_next_when_one_cannot_be_reached(tmp_path: P
     async with running(nodes):
         kept = await first.exchange.push(bundle, [NodeId("x" * 26), second.node.id], 1, deadline=soon())
     assert kept == (second.node.id,)
+
+
+async def test_a_copy_that_rotted_here_is_fetched_anew(tmp_path: Path) -> None:
+    nodes = make_nodes(tmp_path, 2)
+    known: dict[str, list[NodeId]] = {}
+    first, second = await holders(tmp_path, nodes, known)
+    bundle = (await first.store.put(packed())).bundle
+    known[bundle] = [second.node.id]
+    await second.store.put(packed())
+    (path,) = (tmp_path / "bundles0").iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    async with running(nodes):
+        await first.exchange.unpack(bundle, tmp_path / "app", deadline=soon())
+    assert (tmp_path / "app/app.py").read_bytes() == b"print()"
+
+
+async def packed() -> AsyncIterator[bytes]:
+    yield archive()

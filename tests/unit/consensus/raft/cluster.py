@@ -96,7 +96,7 @@ class Node:
         self.writing: Persist | None = None
         self.gathered = b""
         self.wake_at = float("inf")
-        self.known_marks: dict[NodeId, bytes] = {}
+        self.promotion: tuple[int, int] | None = None  # index and term of the entry that re-admits it
 
     @property
     def is_up(self) -> bool:
@@ -120,7 +120,7 @@ class Node:
             now=self.cluster.now,
             may_vote=self.may_vote,
         )
-        self.raft.set_known_marks(self.known_marks)
+        self.raft.set_known_marks(self.cluster.stores)
         self.cluster.drain(self)
 
     def crash(self) -> None:
@@ -175,6 +175,7 @@ class Cluster:
         self.cuts: set[tuple[NodeId, NodeId]] = set()
         self.stalled: set[NodeId] = set()
         self.nodes: dict[NodeId, Node] = {}
+        self.stores: dict[NodeId, bytes] = {}  # what the ledger would know
         self.leaders: dict[int, NodeId] = {}
         self.committed: dict[int, LogEntry] = {}
         self.acknowledged = 0
@@ -197,6 +198,7 @@ class Cluster:
         stored.snapshot = SnapshotMeta(0, 0, configuration or configuration_of(frozenset()))
         node = Node(self, node_id, stored)
         self.nodes[node_id] = node
+        self.stores[node_id] = stored.store_id
         node.start()
         return node
 
@@ -430,8 +432,10 @@ class Cluster:
         leader = self.leader()
         if leader is None:
             return None
-        wanted = (frozenset(map(node_name, voters)), frozenset(map(node_name, learners)))
-        return self.touch(leader, lambda raft: raft.change_membership(self.now, *wanted))
+        return self._change(leader, frozenset(map(node_name, voters)), frozenset(map(node_name, learners)))
+
+    def _change(self, leader: Node, voters: frozenset[NodeId], learners: frozenset[NodeId]) -> object:
+        return self.touch(leader, lambda raft: raft.change_membership(self.now, voters, learners))
 
     # --- faults -----------------------------------------------------------------------------------------------
 
@@ -446,6 +450,41 @@ class Cluster:
         for other in self.nodes:
             self.cuts.add((node_name(number), other))
             self.cuts.add((other, node_name(number)))
+
+    def wipe(self, node: Node) -> None:
+        """Its disk is lost: it returns with a new store, which the ledger learns, and may not vote (fault D5)."""
+        node.crash()
+        serial = int.from_bytes(node.stored.store_id, "big") + 1000
+        node.stored = Stored(store_id=serial.to_bytes(16, "big"))
+        node.may_vote = False
+        node.promotion = None
+        node.start()
+        self.stores[node.node_id] = node.stored.store_id
+        for other in list(self.nodes.values()):
+            if other.raft is not None:
+                other.raft.set_known_marks(self.stores)
+
+    def readmit(self) -> None:
+        """The leader's duty: whose store is new becomes a learner, then a voter; then it may vote again (rule T3)."""
+        leader = self.ready_leader()
+        for node in list(self.nodes.values()):
+            if node.may_vote or node.raft is None or leader is None or leader.raft is None:
+                continue
+            if node.promotion is not None and self._has_applied(node, *node.promotion):
+                node.may_vote = True
+                node.raft.allow_votes(self.now)
+                continue
+            current = leader.raft.status().configuration
+            voters, learners = current.voters, current.learners
+            if node.node_id in voters and node.promotion is None:
+                self._change(leader, voters - {node.node_id}, learners | {node.node_id})
+            elif node.node_id in learners:
+                index = self._change(leader, voters | {node.node_id}, learners - {node.node_id})
+                node.promotion = (index, leader.raft.status().term) if isinstance(index, int) else None
+
+    def _has_applied(self, node: Node, index: int, term: int) -> bool:
+        entry = self.committed.get(index)
+        return entry is not None and entry.term == term and status(node).applied >= index
 
     def close_links(self, number: int) -> None:
         """The kernel of this node's machine closes all its links: the others notice at almost the same time."""

@@ -87,11 +87,12 @@ def admit(facts: Facts, entry: Admit, context: Context) -> Result:
         return refused("invite.removed", f"{known.name} was removed from this mesh", "a removed key never comes back")
     if known is not None and member.node_id in invite.used_by:
         return done(known.name)
-    if known is not None:
-        return conflict("this node is a member already", known.name)
     reason = invite_refusal(invite, context.time_ms)
     if reason is not None:
         return reason
+    if known is not None:
+        # It forgot where it belongs, and proved its key and a good token: told again, and no use is spent.
+        return done(known.name)
     if len(facts.members) >= MEMBERS_MAX:
         return refused("limit.members", f"the mesh has {MEMBERS_MAX} members")
     name = free_name(facts, member.name, member.node_id)

@@ -45,6 +45,7 @@ def next_boot(disk: Disk, store_id: bytes, random_bytes: Callable[[int], bytes])
                 "the counter of starts is damaged",
                 why=f"file {BOOT_FILE}",
                 hint="move it and the log away: the node returns with an empty log and learns everything anew",
+                code="damaged.boot",
             )
         _, counter = _STORED.unpack(packed)
     packed = _STORED.pack(_MAGIC, counter + 1)

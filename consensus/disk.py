@@ -19,6 +19,9 @@ from typing import NewType, Protocol
 
 from mesh.errors import DiskError, ExhaustedError, MissingError
 
+AFTER_A_FAILURE = "the node stopped and lost nothing that it promised: look after this disk, then start it again"
+"""What is on the medium is unknown, and a start finds out: it reads everything anew."""
+
 File = NewType("File", int)
 """An open file of one disk; meaningless to another."""
 
@@ -92,13 +95,13 @@ class RealDisk:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _sync_directory(folder.parent)
         except OSError as error:
-            raise _failure(error, "make the folder", str(folder)) from error
+            raise disk_failure(error, "make the folder", str(folder)) from error
 
     def create(self, name: str) -> File:
         try:
             descriptor = os.open(self._folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         except OSError as error:
-            raise _failure(error, "create", name) from error
+            raise disk_failure(error, "create", name) from error
         return File(descriptor)
 
     def open(self, name: str) -> File:
@@ -107,7 +110,7 @@ class RealDisk:
         except FileNotFoundError as error:
             raise MissingError(f"no file {name}", why=str(self._folder)) from error
         except OSError as error:
-            raise _failure(error, "open", name) from error
+            raise disk_failure(error, "open", name) from error
 
     def close(self, file: File) -> None:
         os.close(file)
@@ -121,7 +124,7 @@ class RealDisk:
             try:
                 part = os.pread(file, size_bytes, offset)
             except OSError as error:
-                raise _failure(error, "read", str(self._folder)) from error
+                raise disk_failure(error, "read", str(self._folder)) from error
             if not part:
                 break
             parts.append(part)
@@ -135,7 +138,7 @@ class RealDisk:
             try:
                 written = os.pwrite(file, rest, offset)
             except OSError as error:
-                raise _failure(error, "write", str(self._folder)) from error
+                raise disk_failure(error, "write", str(self._folder)) from error
             rest = rest[written:]
             offset += written
 
@@ -144,7 +147,8 @@ class RealDisk:
         try:
             os.fdatasync(file)
         except OSError as error:
-            raise DiskError(f"cannot make a write durable in {self._folder}", why=_reason(error)) from error
+            what = f"cannot make a write durable in {self._folder}"
+            raise DiskError(what, why=_reason(error), hint=AFTER_A_FAILURE) from error
 
     def preallocate(self, file: File, size_bytes: int) -> None:
         # Written, not fallocated: an unwritten extent would cost a metadata change, and may cost space, at each write.
@@ -158,32 +162,33 @@ class RealDisk:
         try:
             (self._folder / old).replace(self._folder / new)
         except OSError as error:
-            raise _failure(error, "rename", old) from error
+            raise disk_failure(error, "rename", old) from error
 
     def remove(self, name: str) -> None:
         try:
             (self._folder / name).unlink(missing_ok=True)
         except OSError as error:
-            raise _failure(error, "remove", name) from error
+            raise disk_failure(error, "remove", name) from error
 
     def list(self) -> tuple[str, ...]:
         try:
             with os.scandir(self._folder) as entries:
                 return tuple(sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False)))
         except OSError as error:
-            raise _failure(error, "list", str(self._folder)) from error
+            raise disk_failure(error, "list", str(self._folder)) from error
 
     def sync_folder(self) -> None:
         try:
             _sync_directory(self._folder)
         except OSError as error:
-            raise DiskError(f"cannot make names durable in {self._folder}", why=_reason(error)) from error
+            what = f"cannot make names durable in {self._folder}"
+            raise DiskError(what, why=_reason(error), hint=AFTER_A_FAILURE) from error
 
     def free_bytes(self) -> int:
         try:
             found = os.statvfs(self._folder)
         except OSError as error:
-            raise _failure(error, "look at", str(self._folder)) from error
+            raise disk_failure(error, "look at", str(self._folder)) from error
         return found.f_bavail * found.f_frsize
 
 
@@ -225,8 +230,9 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _failure(error: OSError, doing: str, name: str) -> DiskError | NoSpace:
+def disk_failure(error: OSError, doing: str, name: str) -> DiskError | NoSpace:
+    """What a failed call of the file system means (see above), as an error that a person can read."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = "free some space; writes go on by themselves"
         return NoSpace("the disk is full", why=f"cannot {doing} {name}", hint=hint)
-    return DiskError(f"cannot {doing} {name}", why=_reason(error))
+    return DiskError(f"cannot {doing} {name}", why=_reason(error), hint=AFTER_A_FAILURE)

@@ -66,6 +66,7 @@ class GroupLog:
             raise DamagedError(
                 f"the log of group {group} begins behind entry {recovered.base}",
                 why=f"the newest snapshot ends at {meta.index}",
+                code="damaged.snapshot",
             )
         self.mirror = LogMirror(recovered.base, recovered.entries, meta)
         if not self.mirror.reaches_snapshot:

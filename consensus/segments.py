@@ -127,10 +127,12 @@ def decode_header(page: bytes, number: int) -> SegmentHeader:
     packed = page[: _SEGMENT.size]
     crc = page[_SEGMENT.size : _SEGMENT.size + _CRC.size]
     if len(page) < HEADER_BYTES or _CRC.pack(zlib.crc32(packed)) != crc:
-        raise DamagedError(f"the header of log segment {number} is damaged")
+        raise DamagedError(f"the header of log segment {number} is damaged", code="damaged.log")
     magic, version, _, written_number, store_id, salt, previous_crc = _SEGMENT.unpack(packed)
     if magic != _SEGMENT_MAGIC or written_number != number:
-        raise DamagedError(f"log segment {number} holds something else", why=f"it says {written_number}")
+        raise DamagedError(
+            f"log segment {number} holds something else", why=f"it says {written_number}", code="damaged.log"
+        )
     if version > _FORMAT:
         raise UpgradeNeeded(f"the log has format {version} and this program knows {_FORMAT}", hint="upgrade this node")
     return SegmentHeader(number, store_id, salt, previous_crc)

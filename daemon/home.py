@@ -20,10 +20,14 @@ import errno
 import fcntl
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from consensus.disk import disk_failure
 from mesh.errors import FailedError, RefusedError, UsageError
+
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})")
 
 SOCKET_PATH_BYTES_MAX = 107
 """sun_path of Linux has 108 bytes with its NUL."""
@@ -170,11 +174,25 @@ def daemon_pid(home: Home) -> int | None:
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replace a file's content so that after a power cut it is the old or the new one (fault D10)."""
+    """Replace a file's content so that after a power cut it is the old or the new one (fault D10).
+
+    Raises:
+        NoSpace: The disk is full; the old content stays.
+        DiskError: It failed.
+    """
+    try:
+        _replace(path, content, mode)
+    except OSError as error:
+        raise disk_failure(error, "write", str(path)) from error
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
     temporary = path.with_name(path.name + ".new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
-        os.write(descriptor, content)
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -187,12 +205,22 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 
 def load_ports(home: Home) -> dict[str, str]:
-    """The addresses that were in use at the last start, by listener: {"mesh": "127.0.0.1:6700", …}."""
+    """The addresses that were in use at the last start, by listener: {"mesh": "127.0.0.1:6700", …}.
+
+    A wish and no more: what is not an address, for whatever reason, is as if it were not there.
+    """
     try:
         stored = json.loads(home.ports.read_text())
     except (FileNotFoundError, ValueError):
         return {}
-    return {str(key): str(value) for key, value in stored.items()} if isinstance(stored, dict) else {}
+    if not isinstance(stored, dict):
+        return {}
+    return {key: value for key, value in stored.items() if isinstance(value, str) and _is_address(value)}
+
+
+def _is_address(text: str) -> bool:
+    found = _ADDRESS.fullmatch(text)
+    return found is not None and 0 < int(found[2]) < 65536
 
 
 def save_ports(home: Home, ports: dict[str, str]) -> None:

@@ -7,6 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from gossip.events import (
+    GossipEvent,
+    Lagged,
+    MemberAlive,
+    MemberDown,
+    MemberLeft,
+    MemberSuspected,
+    RecordChanged,
+)
+from gossip.seal import GossipKey, KeyRing
+from gossip.service import Gossip
+
+from consensus.disk import NoSpace
 from consensus.ledger import Ledger
 from consensus.records import BootMark, MemberStatus
 from daemon.events import EventLog
@@ -15,9 +28,6 @@ from daemon.keys import GOSSIP, KeyHolder
 from daemon.membership import MeshFile, own_shares, save_mesh_file, trusted_peers
 from daemon.pulse import Pulse
 from daemon.standing import displaced
-from gossip.events import GossipEvent, Lagged, MemberAlive, MemberDown, MemberLeft, MemberSuspected, RecordChanged
-from gossip.seal import GossipKey, KeyRing
-from gossip.service import Gossip
 from mesh.errors import FreecloudError
 from mesh.identity import Identity
 from mesh.names import NodeId
@@ -150,8 +160,11 @@ class InStep:
         keys = own_shares(state.keys.values(), self._identity.node_id)
         content = MeshFile(state.mesh.mesh_id, state.mesh.epoch, False, me.name if me else "", members, keys)
         if content != self._saved and me is not None:
+            try:
+                save_mesh_file(self._home.mesh, content)
+            except NoSpace:
+                return  # the old one still names members to call; the next change is written with this one
             self._saved = content
-            save_mesh_file(self._home.mesh, content)
 
     def _name(self, node_id: NodeId) -> str:
         member = self._ledger.state.members.get(node_id)

@@ -7,9 +7,17 @@ import trio
 from consensus.records import BootMark
 from daemon.config import Config
 from daemon.home import Home
-from daemon.membership import MeshFile, check_token, from_welcome, load_mesh_file, save_mesh_file
+from daemon.membership import (
+    MeshFile,
+    check_token,
+    from_welcome,
+    load_mesh_file,
+    save_mesh_file,
+)
+from daemon.ready import say
 from daemon.version import FEATURE_LEVEL
 from mesh.admission import JoinProfile, join
+from mesh.errors import DamagedError
 from mesh.identity import Identity
 from mesh.invite import decode_token
 
@@ -17,15 +25,35 @@ JOIN_TIMEOUT_S = 30.0
 """All members of the token together; one admission takes well under a second."""
 
 
-async def belong(config: Config, home: Home, identity: Identity, boot: BootMark, mesh_address: str) -> MeshFile | None:
-    """The mesh that this home belongs to, joining one if a token was given; None if it is to found its own.
+async def belong(
+    config: Config, home: Home, identity: Identity, boot: BootMark, mesh_address: str, *, remembers: bool
+) -> MeshFile | None:
+    """The mesh that this home belongs to, joining one if a token was given.
+
+    Args:
+        config: May hold a token.
+        home: Holds the mesh file.
+        identity: Of this node.
+        boot: This start.
+        mesh_address: Where it listens.
+        remembers: The log holds something: a damaged mesh file is written anew from what it says.
+
+    Returns:
+        None if it is to found its own, or to look into its log.
 
     Raises:
+        DamagedError: The mesh file is damaged, and there is no log to make it anew from.
         InviteRefused: The token admits nobody (any more).
         RefusedError: The home belongs to another mesh.
         UnreachableError, NoQuorumError: Not now; the same token may be tried again.
     """
-    known = load_mesh_file(home)
+    try:
+        known = load_mesh_file(home)
+    except DamagedError as error:
+        if not remembers:
+            raise
+        say(f"{error.what}: it is made anew from the log")
+        known = None
     if not config.join_token:
         return known
     token = decode_token(config.join_token)

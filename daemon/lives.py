@@ -9,9 +9,13 @@ from daemon.api.clock import wall_ms
 from daemon.config import Config
 from daemon.home import Home, HomeLock
 from daemon.listeners import open_listeners
-from daemon.node import Node, say
-from daemon.standing import StartOver, move_aside
-from mesh.errors import FencedError, FreecloudError
+from daemon.membership import others_in
+from daemon.node import Node
+from daemon.ready import Ready, say
+from daemon.standing import StartOver, aside_hint, move_aside
+from mesh.errors import DamagedError, FencedError, FreecloudError
+
+MEMORY_DAMAGED = frozenset({"damaged.log", "damaged.snapshot", "damaged.boot"})
 
 
 async def run_node(config: Config) -> None:
@@ -24,22 +28,28 @@ async def run_node(config: Config) -> None:
     home = Home(config.home)
     home.prepare()
     lock = HomeLock.take(home)
+    ready = Ready(config.ready_descriptor)
     try:
         try:
-            await _live(config, home)
+            await _live(config, home, ready)
         except StartOver:
             moved = move_aside(home, f"{wall_ms()}")
             say(f"this home's memory was old: it was moved to {moved}, and is learnt anew")
-            await _live(config, home)
+            await _live(config, home, ready)
+    except DamagedError as error:
+        if error.stable_code not in MEMORY_DAMAGED:
+            raise
+        hint = aside_hint(home, has_others=others_in(home))
+        raise DamagedError(error.what, why=error.why, hint=hint, code=error.stable_code) from error
     finally:
         lock.release()
 
 
-async def _live(config: Config, home: Home) -> None:
+async def _live(config: Config, home: Home, ready: Ready) -> None:
     """One start. What ended it comes out of its nurseries as one error."""
     listeners = open_listeners(config, home)
     try:
-        await Node(config, home, listeners).run()
+        await Node(config, home, listeners, ready).run()
     except BaseExceptionGroup as group:
         leaves = list(_leaves(group))
         for leaf in leaves:

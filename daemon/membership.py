@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 
 from consensus.records import KeyGeneration, Member
@@ -34,6 +35,7 @@ class Welcome:
 
 
 MESH_FILE = Codec(Limits(total_bytes_max=16 * 1024 * 1024))
+CHECKSUM_BYTES = 16
 
 
 @MESH_FILE.message("daemon.mesh-file")
@@ -56,19 +58,40 @@ def load_mesh_file(home: Home) -> MeshFile | None:
         DamagedError: The file is not what was written.
     """
     try:
-        content = home.mesh.read_bytes()
+        stored = home.mesh.read_bytes()
     except FileNotFoundError:
         return None
+    content = stored[:-CHECKSUM_BYTES]
+    damage = "" if _checksum(content) == stored[len(content) :] else "its checksum does not fit"
+    if not damage:
+        try:
+            return MESH_FILE.decode(content, MeshFile)
+        except ProtocolError as error:
+            damage = str(error)
+    raise DamagedError(
+        f"{home.mesh} is damaged",
+        why=damage,
+        hint="remove it, and join this home again with a new token: it stays the node that it is",
+        code="damaged.mesh",
+    )
+
+
+def others_in(home: Home) -> bool:
+    """Whether another node is known that everything could be learnt from; a file that cannot be read knows none."""
     try:
-        return MESH_FILE.decode(content, MeshFile)
-    except ProtocolError as error:
-        raise DamagedError(
-            f"{home.mesh} is damaged", why=str(error), hint="remove it and join again with a new token"
-        ) from error
+        known = load_mesh_file(home)
+    except DamagedError:
+        return False
+    return known is not None and len(known.members) > 1
 
 
 def save_mesh_file(path: Path, content: MeshFile) -> None:
-    write_atomically(path, MESH_FILE.encode(content))
+    encoded = MESH_FILE.encode(content)
+    write_atomically(path, encoded + _checksum(encoded))
+
+
+def _checksum(content: bytes) -> bytes:
+    return blake2b(content, digest_size=CHECKSUM_BYTES).digest()
 
 
 def from_welcome(welcome: bytes) -> MeshFile:

@@ -6,14 +6,29 @@ nursery that ends with the node.
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
 import socket
-import sys
 
 import trio
+from gossip.seal import GossipKey, KeyRing
+from gossip.service import Gossip, GossipConfig
+from scheduler.app_exec import AppExec
+from scheduler.app_logs import AppLogs
+from scheduler.bundles import BundleStore
+from scheduler.exchange import BundleExchange
+from scheduler.ingress.following import RouteFollower
+from scheduler.ingress.ingress import Ingress, IngressConfig
+from scheduler.ingress.landing import register_landing
+from scheduler.ingress.upstreams import MeshUpstreams
+from scheduler.leader import SchedulerLeader
+from scheduler.runner import Runner, RunnerConfig, folders_under
+from scheduler.runtimes.cgroups import find_control_groups
+from scheduler.runtimes.process import ProcessRuntime
+from scheduler.runtimes.refusing import RefusingRuntime, no_rung
+from scheduler.runtimes.sandbox_probe import Probed, probe_ladder
+from scheduler.service import Scheduler, holders_first
 
 from consensus.boot import next_boot
 from consensus.disk import RealDisk
@@ -35,37 +50,21 @@ from daemon.listeners import Listeners
 from daemon.membership import MeshFile, trusted_peers
 from daemon.own_record import OwnRecord
 from daemon.pulse import Pulse
+from daemon.ready import Ready
 from daemon.sealed_secrets import SealedSecrets
 from daemon.services import Services
 from daemon.sights import group_facts, sights_of
 from daemon.standing import register
 from daemon.tls import api_tls
 from daemon.version import FEATURE_LEVEL, VERSION
-from gossip.seal import GossipKey, KeyRing
-from gossip.service import Gossip, GossipConfig
-from mesh.errors import FreecloudError, MissingError
+from mesh.errors import DamagedError, FreecloudError, MissingError
 from mesh.hello import Hello
 from mesh.http.asgi import serve_asgi
-from mesh.identity import Identity, create_identity, load_identity
+from mesh.identity import RESTORE, Identity, create_identity, load_identity
 from mesh.names import NodeId
 from mesh.peers import Peers
 from mesh.rpc import RpcServer
 from mesh.trust import TrustStore
-from scheduler.app_exec import AppExec
-from scheduler.app_logs import AppLogs
-from scheduler.bundles import BundleStore
-from scheduler.exchange import BundleExchange
-from scheduler.ingress.following import RouteFollower
-from scheduler.ingress.ingress import Ingress, IngressConfig
-from scheduler.ingress.landing import register_landing
-from scheduler.ingress.upstreams import MeshUpstreams
-from scheduler.leader import SchedulerLeader
-from scheduler.runner import Runner, RunnerConfig, folders_under
-from scheduler.runtimes.cgroups import find_control_groups
-from scheduler.runtimes.process import ProcessRuntime
-from scheduler.runtimes.refusing import RefusingRuntime, no_rung
-from scheduler.runtimes.sandbox_probe import Probed, probe_ladder
-from scheduler.service import Scheduler, holders_first
 
 SHUTDOWN_S = 10.0
 """For answers under way and for saying goodbye."""
@@ -79,10 +78,11 @@ RESTART_MS = 60_000
 class Node:
     """The parts of one start of a node."""
 
-    def __init__(self, config: Config, home: Home, listeners: Listeners) -> None:
+    def __init__(self, config: Config, home: Home, listeners: Listeners, ready: Ready) -> None:
         self._config = config
         self._home = home
         self._listeners = listeners
+        self._ready = ready
         self._rng = random.Random()
         self._events = EventLog(wall_ms)
         self._pulse = Pulse()
@@ -123,7 +123,9 @@ class Node:
             lambda: next_boot(RealDisk(home.root), self._log.store_id, os.urandom)
         )
         mesh_address = self._listeners.addresses["mesh"]
-        self._belongs: MeshFile | None = await belong(self._config, home, self.identity, self._boot, mesh_address)
+        self._belongs: MeshFile | None = await belong(
+            self._config, home, self.identity, self._boot, mesh_address, remembers=not self._log.is_empty
+        )
         # No mesh file may also mean that a first start was cut short; what the log holds then is looked at again.
         self._founding = self._belongs is None
         self._mesh_id = self._belongs.mesh_id if self._belongs else new_mesh_id()
@@ -236,8 +238,9 @@ class Node:
         nursery.start_soon(self._duties.run)
 
     async def _found(self, deadline: float) -> None:
-        """Make the mesh, unless an earlier start of this home got that far."""
-        await self._ledger.read_barrier(deadline=deadline)
+        """Make the mesh, unless an earlier start of this home got that far, or the log knows one."""
+        if self._ledger.state.mesh is None:
+            await self._ledger.read_barrier(deadline=deadline)
         if self._ledger.state.mesh is None:
             address = self._listeners.addresses["mesh"]
             entry = founding_entry(self._mesh_id, self._config, self.identity, self._boot, address, wall_ms())
@@ -375,21 +378,10 @@ class Node:
     # --- beginning and end ----------------------------------------------------------------------------------
 
     def _tell_ready(self) -> None:
-        """The one line that `freecloud up --detach` waits for; in the foreground, the addresses for a person."""
-        addresses = self._listeners.addresses
         notices = [*self._listeners.notices]
         if self._probed.sandbox is None:
             notices.append("no sandbox works here, so this node takes no apps (install bubblewrap, or --unsandboxed)")
-        if self._config.ready_descriptor is not None:
-            document = {"addresses": addresses, "id": self.identity.node_id, "notices": notices}
-            os.write(self._config.ready_descriptor, json.dumps(document).encode() + b"\n")
-            os.close(self._config.ready_descriptor)
-        else:
-            for notice in notices:
-                say(notice)
-            for name, address in addresses.items():
-                say(f"{name.ljust(8)} {address}")
-            say("ready")
+        self._ready.tell(self.identity.node_id, self._listeners.addresses, notices)
 
     def _stop_with(self, error: FreecloudError) -> None:
         """End this start, and let the process tell why."""
@@ -427,13 +419,11 @@ def _identity(home: Home) -> Identity:
     try:
         return load_identity(home.identity)
     except MissingError:
+        if home.mesh.exists() or any(home.log.iterdir()):
+            # What lies here is sealed under that key; a new one would make it a stranger in its own home.
+            raise DamagedError(f"the key of this node is gone from {home.identity}", hint=RESTORE) from None
         return create_identity(home.identity)
 
 
 def _listener(bound: socket.socket) -> trio.SocketListener:
     return trio.SocketListener(trio.socket.from_stdlib_socket(bound))
-
-
-def say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()

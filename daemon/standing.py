@@ -83,6 +83,14 @@ async def register(ledger: Ledger, node_id: NodeId, boot: BootMark, *, new_store
         await ledger.propose(change, deadline=trio.current_time() + PROPOSE_S)
 
 
+def aside_hint(home: Home, *, has_others: bool) -> str:
+    """What to do about a memory that is damaged: nothing is cut or thrown away behind its owner's back (fault D4)."""
+    if not has_others:
+        return f"no other node of this mesh is known here: restore {home.root} from a backup, or choose another --home"
+    parts = ", ".join(part.value for part in Aside)
+    return f"nothing was cut: move {parts} out of {home.root} and start again; the other nodes teach it everything anew"
+
+
 def move_aside(home: Home, stamp: str) -> str:
     """Move the memory to lost+found/STAMP; nothing is ever deleted there. Returns the folder."""
     folder = home.lost_and_found / stamp

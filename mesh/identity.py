@@ -30,11 +30,17 @@ KEY_FILE = "node.pem"
 _PKCS8_PREFIX = bytes.fromhex("302e020100300506032b657004220420")
 _SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
 
+_ED25519_OID = bytes.fromhex("06032b6570")
+
 _PEM_KEY_BEGIN = "-----BEGIN PRIVATE KEY-----"
 _PEM_KEY_END = "-----END PRIVATE KEY-----"
 
 CERTIFICATE_BYTES_MAX = 1024
 """Ours have about 300; what a joiner may make every member keep is bounded."""
+
+
+RESTORE = "restore it from a backup; without its key this node is lost: remove it, and join anew from another --home"
+"""The key is nowhere else, and what lies in the home is sealed under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +106,19 @@ def load_identity(folder: Path) -> Identity:
             f"no node key in {folder}", hint="`freecloud up` or `freecloud join` makes one"
         ) from None
     except UnicodeDecodeError as error:
-        raise DamagedError(f"{path} is not a key file") from error
+        raise DamagedError(f"{path} is not a key file", hint=RESTORE) from error
     certificate, seed = _from_pem(text, path)
     signing_key = SigningKey(seed)
-    if certificate_public_key(certificate) != bytes(signing_key.verify_key):
-        raise DamagedError(
-            f"{path} holds a certificate of another key", hint="restore the file from a backup"
-        )
+    try:
+        own = certificate_public_key(certificate) == bytes(signing_key.verify_key)
+        whole = own and _signed_by_itself(certificate, signing_key.verify_key)
+    except ProtocolError as error:
+        raise DamagedError(f"{path} holds a damaged certificate", why=str(error), hint=RESTORE) from error
+    if not own:
+        raise DamagedError(f"{path} holds a certificate of another key", hint=RESTORE)
+    if not whole:
+        # Links accept a certificate byte for byte: one altered bit would make this node a stranger everywhere.
+        raise DamagedError(f"{path} holds a damaged certificate", why="its signature does not fit", hint=RESTORE)
     return _identity(signing_key, certificate, path)
 
 
@@ -147,6 +159,22 @@ def certificate_public_key(certificate: bytes) -> bytes:
     if inner[: len(_SPKI_PREFIX)] != _SPKI_PREFIX or len(inner) < length:
         raise ProtocolError("not a certificate of an Ed25519 key")
     return inner[len(_SPKI_PREFIX) : length]
+
+
+def _signed_by_itself(certificate: bytes, key: VerifyKey) -> bool:
+    """Whether the signature fits what it is over, which notices any altered bit."""
+    outer, _ = _der_element(certificate, 0x30)
+    _, rest = _der_element(outer, 0x30)
+    signed = outer[: len(outer) - len(rest)]
+    algorithm, rest = _der_element(rest, 0x30)
+    signature, rest = _der_element(rest, 0x03)
+    if rest or algorithm != _ED25519_OID or signature[:1] != b"\0":
+        return False
+    try:
+        key.verify(signed, signature[1:])
+    except (BadSignatureError, ValueError):
+        return False
+    return True
 
 
 def _der_element(encoded: bytes, tag: int) -> tuple[bytes, bytes]:
@@ -215,9 +243,11 @@ def _from_pem(text: str, path: Path) -> tuple[bytes, bytes]:
         key = base64.b64decode("".join(key_text.split()), validate=True)
         if key[: len(_PKCS8_PREFIX)] != _PKCS8_PREFIX or len(key) != len(_PKCS8_PREFIX) + 32:
             raise ValueError("not an Ed25519 key")
+        if text != _to_pem(certificate, key[len(_PKCS8_PREFIX) :]):
+            raise ValueError("it is not as it was written")  # OpenSSL reads it too, and less forgivingly
     except ValueError as error:
         raise DamagedError(
-            f"{path} is not a key file", why=str(error), hint="restore the file from a backup"
+            f"{path} is not a key file", why=str(error), hint=RESTORE
         ) from error
     return certificate, key[len(_PKCS8_PREFIX) :]
 

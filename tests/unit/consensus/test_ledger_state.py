@@ -128,6 +128,18 @@ def test_an_expired_a_voided_and_an_unknown_invite_say_which_they_are() -> None:
     assert code(script.say(Admit("t", member(2), ()))) == "invite.removed"
 
 
+def test_a_member_that_forgot_where_it_belongs_is_told_again_and_spends_no_use() -> None:
+    script = Script()
+    script.invite(token_id="first")
+    script.say(Admit("first", member(2), ()))
+    script.invite(token_id="second")
+    assert script.say(Admit("second", member(2, "other"), ())) == Done("node2")
+    assert script.state.invites["second"].used_by == ()
+    assert script.state.members[member(2).node_id].name == "node2"
+    assert script.say(Admit("second", member(3), ())) == Done("node3")
+    assert code(script.say(Admit("second", member(2), ()))) == "invite.used-up"
+
+
 def test_removal_voids_the_members_invites_and_takes_its_key_shares() -> None:
     script = Script()
     script.invite(uses=2)

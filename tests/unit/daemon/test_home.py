@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from daemon.home import Home, HomeLock, daemon_pid, load_ports, save_ports, write_atomically
-from mesh.errors import RefusedError, UsageError
+from mesh.errors import DiskError, RefusedError, UsageError
 
 HOLDER = """
 import sys
@@ -70,3 +70,19 @@ def test_a_replaced_file_is_whole_and_private(tmp_path: Path) -> None:
     assert path.read_bytes() == b"two"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [other.name for other in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[]", b"\xff\xfe", b'{"mesh": 5}', b'{"mesh": "127.0.0.1:99999"}', b'{"mesh": "127.0.0.1:6x80"}'],
+)
+def test_a_kept_port_that_is_none_is_as_if_it_were_not_there(tmp_path: Path, content: bytes) -> None:
+    home = Home(tmp_path)
+    home.ports.write_bytes(content)
+    assert load_ports(home) == {}
+
+
+def test_a_file_that_cannot_be_replaced_says_so_as_an_error_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "folder.new").mkdir()
+    with pytest.raises(DiskError, match="cannot write"):
+        write_atomically(tmp_path / "folder", b"x")

@@ -103,3 +103,14 @@ def test_no_changed_certificate_is_taken_for_one_of_another_key(tmp_path: Path) 
     for length in range(len(made.certificate)):
         with pytest.raises(ProtocolError):
             certificate_public_key(made.certificate[:length])
+
+
+def test_a_key_file_with_any_one_byte_altered_is_damaged_and_says_what_to_do(tmp_path: Path) -> None:
+    made = create_identity(tmp_path)
+    whole = made.pem_path.read_bytes()
+    for place in range(len(whole)):
+        altered = bytearray(whole)
+        altered[place] ^= 1
+        made.pem_path.write_bytes(altered)
+        with pytest.raises(DamagedError, match="restore it from a backup"):
+            load_identity(tmp_path)

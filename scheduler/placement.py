@@ -52,6 +52,7 @@ class Landscape:
             node_id: NodeRoom(member, view.facts(node_id), view.outs.get(node_id))
             for node_id, member in sorted(view.members.items())
         }
+        self.zones = {node_id: zone_of(room) for node_id, room in self._rooms.items()}
         for assignment in view.assignments.values():
             self.add(assignment.node, assignment.app, assignment.release)
 
@@ -68,10 +69,14 @@ class Landscape:
             room.take(self._resources.get((app, release), Resources()), sign)
 
     def set_staying(self, app: str, replicas: Iterable[Assignment]) -> None:
-        """These are the replicas that spread is counted over: the ones that will still be there afterwards."""
-        counted = Counter(assignment.node for assignment in replicas)
-        for node_id, room in self._rooms.items():
-            room.of_app[app] = counted[node_id]
+        """These are the replicas that spread is counted over: the ones that will still be there afterwards.
+
+        Said once for each app: a landscape is made for one plan.
+        """
+        for node_id, count in Counter(assignment.node for assignment in replicas).items():
+            room = self._rooms.get(node_id)
+            if room is not None:
+                room.of_app[app] = count
 
     def put(self, node_id: NodeId, wish: Wish, sign: int = 1) -> None:
         """Follow a placement, or with sign -1 forget one that was only tried."""

@@ -29,7 +29,7 @@ from scheduler.model import (
     Replica,
     condition_of,
 )
-from scheduler.placement import Landscape, Placed, place, zone_of
+from scheduler.placement import Landscape, Placed, place
 from scheduler.rollout import Removal, Step, deadline, is_good, next_step, verdict, wanted
 from scheduler.sightings import TROUBLE_RESTARTS
 
@@ -113,7 +113,7 @@ class _AppPlan:
     def make(self) -> None:
         good = [replica for replica in self._replicas if is_good(replica)]
         self._landscape.set_staying(self._app.name, [replica.assignment for replica in good])
-        step = next_step(self._app, self._manifest, self._replicas, self._zones())
+        step = next_step(self._app, self._manifest, self._replicas, self._landscape.zones)
         removed = self._remove(step)
         waits = self._exclusive_waits()
         if not waits:
@@ -141,9 +141,6 @@ class _AppPlan:
         if keeps_failing and assignment.node in self._wish.troubled:
             return f"it keeps failing on {room.member.name}"
         return ""
-
-    def _zones(self) -> Mapping[NodeId, str]:
-        return {room.member.node_id: zone_of(room) for room in self._landscape.rooms()}
 
     def _remove(self, step: Step) -> int:
         """Take away what may go; of what would leave a gap, only what can be replaced."""

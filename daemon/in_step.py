@@ -7,6 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from consensus.disk import NoSpace
+from consensus.ledger import Ledger
+from consensus.records import BootMark, MemberStatus
+from daemon.events import EventLog
+from daemon.home import Home
+from daemon.keys import GOSSIP, KeyHolder
+from daemon.membership import MeshFile, own_shares, save_mesh_file, trusted_peers
+from daemon.pulse import Pulse
+from daemon.standing import displaced
 from gossip.events import (
     GossipEvent,
     Lagged,
@@ -18,16 +27,6 @@ from gossip.events import (
 )
 from gossip.seal import GossipKey, KeyRing
 from gossip.service import Gossip
-
-from consensus.disk import NoSpace
-from consensus.ledger import Ledger
-from consensus.records import BootMark, MemberStatus
-from daemon.events import EventLog
-from daemon.home import Home
-from daemon.keys import GOSSIP, KeyHolder
-from daemon.membership import MeshFile, own_shares, save_mesh_file, trusted_peers
-from daemon.pulse import Pulse
-from daemon.standing import displaced
 from mesh.errors import FreecloudError
 from mesh.identity import Identity
 from mesh.names import NodeId

@@ -12,23 +12,6 @@ import signal
 import socket
 
 import trio
-from gossip.seal import GossipKey, KeyRing
-from gossip.service import Gossip, GossipConfig
-from scheduler.app_exec import AppExec
-from scheduler.app_logs import AppLogs
-from scheduler.bundles import BundleStore
-from scheduler.exchange import BundleExchange
-from scheduler.ingress.following import RouteFollower
-from scheduler.ingress.ingress import Ingress, IngressConfig
-from scheduler.ingress.landing import register_landing
-from scheduler.ingress.upstreams import MeshUpstreams
-from scheduler.leader import SchedulerLeader
-from scheduler.runner import Runner, RunnerConfig, folders_under
-from scheduler.runtimes.cgroups import find_control_groups
-from scheduler.runtimes.process import ProcessRuntime
-from scheduler.runtimes.refusing import RefusingRuntime, no_rung
-from scheduler.runtimes.sandbox_probe import Probed, probe_ladder
-from scheduler.service import Scheduler, holders_first
 
 from consensus.boot import next_boot
 from consensus.disk import RealDisk
@@ -57,6 +40,8 @@ from daemon.sights import group_facts, sights_of
 from daemon.standing import register
 from daemon.tls import api_tls
 from daemon.version import FEATURE_LEVEL, VERSION
+from gossip.seal import GossipKey, KeyRing
+from gossip.service import Gossip, GossipConfig
 from mesh.errors import DamagedError, FreecloudError, MissingError
 from mesh.hello import Hello
 from mesh.http.asgi import serve_asgi
@@ -65,6 +50,21 @@ from mesh.names import NodeId
 from mesh.peers import Peers
 from mesh.rpc import RpcServer
 from mesh.trust import TrustStore
+from scheduler.app_exec import AppExec
+from scheduler.app_logs import AppLogs
+from scheduler.bundles import BundleStore
+from scheduler.exchange import BundleExchange
+from scheduler.ingress.following import RouteFollower
+from scheduler.ingress.ingress import Ingress, IngressConfig
+from scheduler.ingress.landing import register_landing
+from scheduler.ingress.upstreams import MeshUpstreams
+from scheduler.leader import SchedulerLeader
+from scheduler.runner import Runner, RunnerConfig, folders_under
+from scheduler.runtimes.cgroups import find_control_groups
+from scheduler.runtimes.process import ProcessRuntime
+from scheduler.runtimes.refusing import RefusingRuntime, no_rung
+from scheduler.runtimes.sandbox_probe import Probed, probe_ladder
+from scheduler.service import Scheduler, holders_first
 
 SHUTDOWN_S = 10.0
 """For answers under way and for saying goodbye."""

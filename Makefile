@@ -52,8 +52,9 @@ fuzz: setup ## parsers against generated input
 bench: setup ## every figure claimed, as a ratio beside a peer
 	$(BIN)/python -m bench
 
-soak: setup system ## the full sizes; writes docs/measurements.md
-	$(BIN)/python -m bench.soak
+soak: setup system ## the full sizes: 20,000 seeds, and every figure as it is claimed
+	$(BIN)/python -m tests.sim.run --seeds 20000
+	$(BIN)/python -m bench --full
 
 lint: setup ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check .

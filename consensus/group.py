@@ -168,9 +168,10 @@ class Group:
             self._replica.raft.step_down(now, why)
 
     def set_read_only(self, now: float, why: str) -> None:
-        """Refuse proposals from now on, and hand over; "" ends it. A full disk asks for it (fault D7)."""
+        """Refuse proposals from now on, and hand over; "" ends it. A full disk says so again and again (fault D7)."""
         core = self._core
-        if why and not core.read_only and len(core.log.mirror.acting.all_voters()) > 1:
+        core.now = now
+        if core.hands_over(why):
             self.step_down(now, why)
         core.read_only = why
 

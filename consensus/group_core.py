@@ -15,6 +15,10 @@ from consensus.raft.outputs import Event, Outgoing, ReadReady, ReadRefused
 from mesh.errors import DamagedError
 from mesh.names import MeshId, NodeId
 
+HAND_OVER_S = 2.0
+HAND_OVER_S_MAX = 60.0
+"""Between two tries of a leader that is read-only to be rid of it: an election takes a second."""
+
 
 class GroupCore:
     """One group's shared state; made from what the disk has, see `group.Group`."""
@@ -49,6 +53,8 @@ class GroupCore:
         self.term_seen = recovered.hard_state.term
         self.heard_at = -inf  # when this copy was last known to be a live leader's
         self.read_only = ""
+        self._hand_over_at = 0.0
+        self._hand_over_s = HAND_OVER_S
         self.send: list[Outgoing] = []
         self.settled: list[Settled] = []
         self.reads: list[ReadReady | ReadRefused] = []
@@ -126,6 +132,22 @@ class GroupCore:
     def age(self, now: float) -> float:
         """Seconds since this copy was known to be a live leader's."""
         return 0.0 if self.is_leader else now - self.heard_at
+
+    def hands_over(self, why: str) -> bool:
+        """Whether a leader that is read-only gives up now, in favour of a voter that is not.
+
+        Whoever is told to take over may lose the election to this node, whose log is longer by what nobody
+        acknowledged: so once is not enough. All voters may be full: so it is tried less and less often.
+        """
+        if not why:
+            self._hand_over_at, self._hand_over_s = self.now, HAND_OVER_S
+            return False
+        again = self.is_leader and self.now >= self._hand_over_at
+        if len(self.log.mirror.acting.all_voters()) == 1 or (self.read_only and not again):
+            return False
+        self._hand_over_at = self.now + self._hand_over_s
+        self._hand_over_s = min(2 * self._hand_over_s, HAND_OVER_S_MAX)
+        return True
 
     def end_leading(self) -> None:
         if self.is_leader:

@@ -42,7 +42,7 @@ LAG_S_MAX = 0.5
 """A loop that wakes so late would miss heartbeats: it gives up leadership (fault P3)."""
 
 ROUND_TRIP_EVERY_S = 2.0
-DISK_FULL = "this node's disk is full"
+DISK_FULL = "the leader's disk is full; with some space freed there it goes on by itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +247,7 @@ class Host:
             self._set_read_only(False)
 
     def _set_read_only(self, read_only: bool) -> None:
-        if read_only is not self._read_only:
+        if read_only or self._read_only:
             self._read_only = read_only
             for group in self._groups.values():
                 group.set_read_only(trio.current_time(), DISK_FULL if read_only else "")

@@ -94,6 +94,8 @@ def _warnings(services: Services, apps: list[dict[str, Any]]) -> list[str]:
             found.append(f"{member.name} is down; see `freecloud nodes why {member.name}`")
     for app in apps:
         found.extend(f"{app['name']}: {debt}" for debt in app["debts"])
+    if services.ledger.statistics().read_only:
+        found.append("the disk of this node is full: it takes no changes; with some space freed it goes on by itself")
     if services.sandbox == "none":
         found.append("no sandbox works here; this node takes no apps (install bubblewrap)")
     return found

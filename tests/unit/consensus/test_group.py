@@ -191,6 +191,28 @@ def test_a_full_disk_refuses_proposals_and_hands_over() -> None:
     assert cluster.leader() is not leader
 
 
+def test_a_full_disk_that_is_elected_again_hands_over_again() -> None:
+    cluster = founded("abc")
+    leader = cluster.leader()
+    for other in cluster.nodes.values():
+        assert other.group is not None
+        other.group.set_read_only(cluster.now, "the disk is full")
+        other.perform()
+    second = cluster.leader()
+    assert second is not leader
+    for _ in range(10):  # what a driver does while its disk is full: it says so each second
+        assert second.group is not None
+        second.group.set_read_only(cluster.now, "the disk is full")
+        second.perform()
+        cluster.run(1)
+    assert cluster.leader() is not second
+    third = cluster.leader()
+    assert third.group is not None
+    third.group.set_read_only(cluster.now, "")
+    third.perform()
+    assert cluster.propose(b"taken") == b"done:taken"
+
+
 def test_a_foreign_history_is_told_and_never_mixed_in() -> None:
     one, other = founded("a"), Cluster("x")
     other["x"].start(found=True)

@@ -162,7 +162,8 @@ class Cluster:
             names = [node.status()["quorum"]["leader"] for node in self.nodes if node.pid is not None]
             found = {name for name in names if name is not None}
             if len(found) == 1 and len(names) == names.count(next(iter(found))):
-                return next(node for node in self.nodes if node.name == found.pop())
+                leader = found.pop()
+                return next(node for node in self.nodes if node.name == leader)
             return None
 
         return wait_until("one leader", agreed)
@@ -177,7 +178,7 @@ class Cluster:
         return path.read_text(errors="replace")[-2000:] if path.exists() else ""
 
 
-def wait_until(what: str, reached: Callable[[], T | None], limit_s: float = WAIT_S) -> T:
+def wait_until(what: str, reached: Callable[[], T | None], limit_s: float = WAIT_S, poll_s: float = POLL_S) -> T:
     """Ask from outside, by the API, until the answer is true; fails after the limit with the last error."""
     end = time.monotonic() + limit_s
     last = ""
@@ -187,7 +188,7 @@ def wait_until(what: str, reached: Callable[[], T | None], limit_s: float = WAIT
                 return answer
         except (FreecloudError, OSError, AssertionError) as error:
             last = str(error)
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     raise AssertionError(f"waited {limit_s:.0f} s for: {what}. {last}")
 
 

@@ -26,6 +26,7 @@ File = NewType("File", int)
 """An open file of one disk; meaningless to another."""
 
 FILE_MODE = 0o600
+_FAILURES = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 ZEROES = bytes(256 * 1024)
 
 
@@ -228,6 +229,11 @@ def _sync_directory(folder: Path) -> None:
 
 def _reason(error: OSError) -> str:
     return error.strerror or str(error)
+
+
+def is_disk_failure(error: BaseException) -> bool:
+    """Whether this is the host's word that a disk failed, is full or takes no writes; any call may see it first."""
+    return isinstance(error, OSError) and error.errno in _FAILURES
 
 
 def disk_failure(error: OSError, doing: str, name: str) -> DiskError | NoSpace:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
+from consensus.disk import NoSpace, disk_failure, is_disk_failure
 from daemon.api.problems import problem
 from daemon.config import SETTINGS, Config, load_config
 from mesh.errors import EXIT_STATUS, FreecloudError, UsageError
@@ -29,12 +30,24 @@ def main(arguments: Sequence[str]) -> int:
         _run(config)
         return 0
     except FreecloudError as error:
-        sys.stderr.write(f"freecloud: {error}\n")
-        if ready is not None:
-            # Whoever started it may have heard that it is ready, and gone.
-            with suppress(BrokenPipeError):
-                os.write(ready, json.dumps({"problem": problem(error)}).encode() + b"\n")
-        return EXIT_STATUS[error.kind]
+        return _end(error, ready)
+    except OSError as error:
+        if not is_disk_failure(error):
+            raise
+        return _end(disk_failure(error, "use", str(error.filename or "this home")), ready)
+
+
+def _end(error: FreecloudError, ready: int | None) -> int:
+    """Tell why it ends, to the log and to whoever waits; returns the exit status."""
+    if isinstance(error, NoSpace):
+        # A node that runs goes on by itself; this one does not.
+        error = NoSpace(error.what, why=error.why, hint="free some space, then start it again")
+    sys.stderr.write(f"freecloud: {error}\n")
+    if ready is not None:
+        # Whoever started it may have heard that it is ready, and gone.
+        with suppress(BrokenPipeError):
+            os.write(ready, json.dumps({"problem": problem(error)}).encode() + b"\n")
+    return EXIT_STATUS[error.kind]
 
 
 def _run(config: Config) -> None:

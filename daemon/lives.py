@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from consensus.disk import is_disk_failure
 from daemon.api.clock import wall_ms
 from daemon.config import Config
 from daemon.home import Home, HomeLock
@@ -56,7 +57,7 @@ async def _live(config: Config, home: Home, ready: Ready) -> None:
             if isinstance(leaf, StartOver) or (isinstance(leaf, FencedError) and leaf.stable_code == "fenced.diverged"):
                 raise StartOver from group
         for leaf in leaves:
-            if isinstance(leaf, FreecloudError):
+            if isinstance(leaf, FreecloudError) or is_disk_failure(leaf):
                 raise leaf from group
         raise
     finally:

@@ -16,7 +16,7 @@ from consensus.records import BootMark, Member, MemberStatus
 from daemon.home import Home
 from daemon.pulse import Pulse
 from daemon.version import FEATURE_LEVEL
-from mesh.errors import FencedError, RefusedError, UnavailableError
+from mesh.errors import FencedError, OutcomeUnknown, RefusedError, UnavailableError
 from mesh.names import NodeId
 
 PROPOSE_S = 10.0
@@ -63,24 +63,29 @@ async def register(ledger: Ledger, node_id: NodeId, boot: BootMark, *, new_store
         StartOver: The home is an old copy; its memory has to be moved aside.
         FencedError: Another copy of this home runs, or the node was removed.
     """
+    try:
+        await _insist(ledger, RegisterBoot(node_id, boot, new_store), pulse)
+    except RefusedError as error:
+        if error.stable_code in ("fenced.old", "fenced.store"):
+            raise StartOver from error
+        raise FencedError(error.what, why=error.why, hint=error.hint, code=error.stable_code) from error
+    member = ledger.state.members.get(node_id)
+    if member is not None and member.feature_level != FEATURE_LEVEL:
+        await _insist(ledger, ChangeMember(node_id, None, None, None, None, None, None, None, FEATURE_LEVEL), pulse)
+
+
+async def _insist(ledger: Ledger, entry: RegisterBoot | ChangeMember, pulse: Pulse) -> None:
+    """Propose until it is in; applied twice, it says the same."""
     while True:
         seen = pulse.count
         try:
-            entry = RegisterBoot(node_id, boot, new_store)
             await ledger.propose(entry, deadline=trio.current_time() + PROPOSE_S)
-            break
-        except UnavailableError:
+        except (UnavailableError, OutcomeUnknown):
             # No quorum now. Whatever changes may have brought one; the time limit is for what changes nothing here.
             with trio.move_on_after(RETRY_AFTER_S):
                 await pulse.wait_after(seen)
-        except RefusedError as error:
-            if error.stable_code in ("fenced.old", "fenced.store"):
-                raise StartOver from error
-            raise FencedError(error.what, why=error.why, hint=error.hint, code=error.stable_code) from error
-    member = ledger.state.members.get(node_id)
-    if member is not None and member.feature_level != FEATURE_LEVEL:
-        change = ChangeMember(node_id, None, None, None, None, None, None, None, FEATURE_LEVEL)
-        await ledger.propose(change, deadline=trio.current_time() + PROPOSE_S)
+        else:
+            return
 
 
 def aside_hint(home: Home, *, has_others: bool) -> str:

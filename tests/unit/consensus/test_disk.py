@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consensus.disk import Disk, NoSpace, RealDisk, read_file, replace_file
+from consensus.disk import Disk, NoSpace, RealDisk, is_disk_failure, read_file, replace_file
 from mesh.errors import DiskError, MissingError
 from tests.unit.consensus.memory_disk import MemoryDisk
 
@@ -78,3 +78,11 @@ def test_only_the_owner_can_read_what_is_written(tmp_path: Path) -> None:
     disk.close(disk.create("one"))
     assert (tmp_path / "folder").stat().st_mode & 0o077 == 0
     assert (tmp_path / "folder" / "one").stat().st_mode & 0o077 == 0
+
+
+def test_a_failure_of_the_disk_is_told_from_other_errors_of_the_host() -> None:
+    for code in (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        assert is_disk_failure(OSError(code, "x"))
+    assert not is_disk_failure(OSError(errno.ECONNRESET, "x"))
+    assert not is_disk_failure(OSError("no number"))
+    assert not is_disk_failure(DiskError("told already"))

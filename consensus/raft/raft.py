@@ -214,11 +214,14 @@ class Raft:
         self._writes.fail()
 
     def peer_link_closed(self, now: float, node_id: NodeId) -> None:
-        """The link to this node was closed by the kernel of its machine (FIN or RST): the process is gone (C1)."""
+        """The link to this node was closed by the kernel of its machine (FIN or RST): the process is gone (C1).
+
+        That matters of a leader, and of a candidate that has our vote and has not been heard leading yet.
+        """
         self._at(now)
         if self._roles.leadership is not None:
             self._roles.leadership.replication.link_closed(node_id)
-        elif node_id == self._core.leader:
+        elif node_id == (self._core.leader or self._core.vote):
             self._roles.election.leader_link_closed()
 
     def set_known_marks(self, known: Mapping[NodeId, bytes]) -> None:

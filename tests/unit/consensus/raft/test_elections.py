@@ -180,6 +180,16 @@ def test_a_leader_that_speaks_again_after_its_link_closed_is_followed() -> None:
     talk.says_nothing_of(PreVoteRequest)
 
 
+def test_a_link_closed_by_the_kernel_of_who_was_voted_for_starts_a_pre_vote_too() -> None:
+    """It won and died before its first word, or it will never win."""
+    talk = Dialogue()
+    talk.hear(2, VoteRequest(0, 0, transfer=False), term=1)
+    talk.wrote()
+    talk.raft.peer_link_closed(talk.now, name(2))
+    talk.pass_time(0.08)
+    talk.says(3, PreVoteRequest(2, 0, 0))
+
+
 def test_a_closed_link_to_another_follower_means_nothing() -> None:
     talk = Dialogue()
     talk.hear(2, Heartbeat(0, 0), term=1)
@@ -359,3 +369,37 @@ def test_a_slow_link_widens_the_timeouts() -> None:
     talk.raft.set_round_trip(0.2)
     talk.hear(2, Heartbeat(0, 0), term=1)
     assert talk.raft.next_deadline() - talk.now >= 2.0
+
+
+def test_two_leaders_in_a_term_stop_the_program() -> None:
+    """It cannot be; should it be, going on would make it worse."""
+    talk = Dialogue()
+    talk.become_ready_leader()
+    with pytest.raises(AssertionError, match="leads in term"):
+        talk.hear(2, Heartbeat(0, 0))
+
+
+def test_time_does_not_run_backwards() -> None:
+    talk = Dialogue()
+    talk.pass_time(1)
+    with pytest.raises(AssertionError, match="backwards"):
+        talk.raft.tick(0.5)
+
+
+def test_another_groups_message_is_not_looked_at() -> None:
+    """Pitfall 30: every message names its group, term and replica."""
+    from consensus.raft.messages import Envelope
+    from tests.unit.consensus.raft.dialogue import EPOCH, GROUP
+
+    talk = Dialogue()
+    talk.raft.receive(0, Envelope(GROUP + 1, EPOCH, 9, mark(2), Heartbeat(0, 0)))
+    talk.take()
+    assert talk.said == [] and talk.status.term == 0
+
+
+def test_a_configuration_of_constants_that_cannot_work_is_refused() -> None:
+    from consensus.raft.config import RaftConfig
+
+    for wrong in ({"heartbeat_s": 0.3}, {"election_max_s": 0.4}, {"batch_entries_max": 0}, {"reads_max": 0}):
+        with pytest.raises(ValueError, match="must"):
+            RaftConfig(**wrong)  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from consensus.raft.messages import (
     RAFT,
     Append,
@@ -282,3 +284,22 @@ def test_a_majority_may_be_replaced_at_once() -> None:
     sent = cluster.propose("all new")
     cluster.run_for(1)
     assert sent is not None and cluster.acknowledged >= sent[0]
+
+
+@pytest.mark.parametrize(
+    ("voters", "learners", "reason"),
+    [
+        ((), (), "a group needs a voter"),
+        ((1, 2, 3), (3,), "either a voter or a learner"),
+        ((1, 2, 3), (4,), "nothing would change"),
+        ((1, 2, 3, 5), (4,), "n5 has to be a learner first"),
+    ],
+)
+def test_a_wish_that_cannot_be_meant_is_refused_with_its_reason(
+    voters: tuple[int, ...], learners: tuple[int, ...], reason: str
+) -> None:
+    talk = leader_with_learner()
+    before = talk.status
+    refusal = talk.change(voters, learners)
+    assert isinstance(refusal, NotAllowed) and reason in refusal.reason
+    assert talk.status == before

@@ -355,3 +355,40 @@ def test_an_older_start_and_a_twin_are_not_heard() -> None:
     assert len([event for event in talk.events if isinstance(event, MessageFenced)]) == 3
     talk.hear(2, VoteRequest(9, 9, transfer=True), term=8, sender=mark(2, boot=6))
     assert talk.status.term == 8
+
+
+def test_a_transfer_without_progress_is_begun_anew_by_a_probe() -> None:
+    """Pitfall 24: the stall timeout."""
+    talk = leader_with_a_compacted_log(RaftConfig(log_keep_entries=0, snapshot_stall_s=3))
+    give(talk, 0, b"abc", done=False)
+    talk.hear(3, SnapshotReply(3, 3))
+    give(talk, 3, b"de", done=False)
+    for _ in range(25):
+        talk.pass_time(0.15)
+        talk.hear(2, HeartbeatReply(0))
+        talk.hear(3, HeartbeatReply(0))
+    assert needs(talk)[-1] == NeedSnapshot(name(3), 0, 0)
+
+
+def test_an_installation_whose_end_was_not_heard_of_is_asked_about() -> None:
+    """The acknowledgement was lost: the last chunk again, and the follower says that it has all."""
+    talk = leader_with_a_compacted_log()
+    give(talk, 0, b"abcde", done=True)
+    talk.hear(3, SnapshotReply(3, 5))
+    needs(talk)
+    for _ in range(15):
+        talk.pass_time(0.15)
+        talk.hear(2, HeartbeatReply(0))
+        talk.hear(3, HeartbeatReply(0))
+    assert needs(talk) == [NeedSnapshot(name(3), 3, 0)]
+
+
+def test_a_newer_snapshot_begins_anew() -> None:
+    talk = leader_with_a_compacted_log()
+    give(talk, 0, b"abc", done=False)
+    talk.hear(3, SnapshotReply(3, 3))
+    newer = SnapshotMeta(4, 2, THREE)
+    assert not talk.raft.snapshot_chunk(talk.now, name(3), newer, 3, b"x", done=False)
+    assert talk.raft.snapshot_chunk(talk.now, name(3), newer, 0, b"x", done=False)
+    talk.take()
+    assert talk.said_to(3, SnapshotChunk)[-1] == SnapshotChunk(newer, 0, b"x", done=False)

@@ -77,7 +77,8 @@ class Replica:
         self._life = trio.CancelScope()
         self._retire_reason: str | None = None
         self._serving = False  # when it was retired
-        self._leave_s = LEAVE_S
+        self._door_open = True
+        self._leave_s, self._idle_s = LEAVE_S, IDLE_S_MAX
         self._flooded = False  # its folders have to be emptied before the next start
 
     @property
@@ -101,6 +102,11 @@ class Replica:
     def port(self) -> int:
         """Where it listens on loopback; 0 when it does not run. Still set while it is stopping gracefully."""
         return self._port
+
+    @property
+    def takes_connections(self) -> bool:
+        """Not any more once it only finishes what was begun: whoever still asks is refused, and asks another."""
+        return self._port != 0 and self._door_open
 
     @property
     def folder(self) -> ReplicaFolder:
@@ -138,16 +144,17 @@ class Replica:
         )
         return await around.runtime.start(launch, deadline=trio.current_time() + START_S_MAX)
 
-    def retire(self, reason: str, *, leave_s: float = LEAVE_S) -> None:
+    def retire(self, reason: str, *, leave_s: float = LEAVE_S, idle_s: float = IDLE_S_MAX) -> None:
         """End it for good: gracefully, and its folder goes. `run` returns when that is done.
 
         Args:
             reason: For people.
             leave_s: How long it serves on, so that everybody hears of it first.
+            idle_s: How long what was begun may then take to finish.
         """
         if self._retire_reason is None:
             self._retire_reason = reason
-            self._leave_s = leave_s
+            self._leave_s, self._idle_s = leave_s, idle_s
             self._serving = self._health is ReplicaHealth.HEALTHY
             self._tell(ReplicaHealth.STOPPING, reason)
             self._life.cancel()
@@ -332,7 +339,8 @@ class Replica:
         SIGTERM. An exclusive replica doesn't wait: its successor does."""
         with trio.move_on_after(self._leave_s):
             await run.wait_exit()
-        with trio.move_on_after(IDLE_S_MAX):
+        self._door_open = False
+        with trio.move_on_after(self._idle_s):
             await self._around.wait_idle(self.plan.replica_id)
 
     def _tell(self, health_now: ReplicaHealth, detail: str) -> None:

@@ -42,6 +42,7 @@ from scheduler.surroundings import Bundles, Surroundings
 TICK_S = 1.0
 BARRIER_S_MAX = 5.0
 PRUNE_EVERY_S = 3600.0
+STOP_IDLE_S = 2.0
 
 
 class Ledger(Protocol):
@@ -152,9 +153,10 @@ class Runner:
         return self._replicas.get(replica_id)
 
     def local_port(self, replica_id: str, assignment_index: int) -> int | None:
-        """Where this replica listens on loopback; None when it is not here, by this very assignment, with a port."""
+        """Where to connect to this replica on loopback; None when it is not here, by this very assignment, or takes
+        nothing new any more."""
         replica = self._replicas.get(replica_id)
-        if replica is None or replica.plan.assignment_index != assignment_index or not replica.port:
+        if replica is None or replica.plan.assignment_index != assignment_index or not replica.takes_connections:
             return None
         return replica.port
 
@@ -170,7 +172,8 @@ class Runner:
         """End every replica of this node, gracefully, and start none: `down`. Their assignments stay in the ledger."""
         self._stopping = "this node goes down"
         for replica in self._replicas.values():
-            replica.retire(self._stopping, leave_s=0.0)  # whoever drains a node has done so before
+            # Whoever drains a node has done so before; what is still in flight is short, or is not waited for.
+            replica.retire(self._stopping, leave_s=0.0, idle_s=STOP_IDLE_S)
         with trio.move_on_at(deadline):
             while self._replicas:
                 await self._gone.wait()

@@ -52,6 +52,7 @@ class RequestRecord:
     duration_s: float
     end: End
     detail: str = ""
+    request_id: str = ""  # the client's own X-Request-Id, by which it finds this account again
 
 
 @dataclass(frozen=True, slots=True)

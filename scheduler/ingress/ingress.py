@@ -30,6 +30,8 @@ from scheduler.ingress.balance import Balancer, RetryBudget, TargetStatistics
 from scheduler.ingress.routes import AppRoute, Asked, Redirect, RouteTable, Target, find_app
 from scheduler.ingress.upstreams import UpstreamPool, Upstreams
 
+REQUEST_ID_CHARACTERS_MAX = 64
+
 
 @dataclass(frozen=True, slots=True)
 class IngressConfig:
@@ -150,6 +152,7 @@ class _Serving:
             duration_s=trio.current_time() - self._began,
             end=self.end,
             detail=self._detail,
+            request_id=(self._request.header(b"x-request-id") or b"")[:REQUEST_ID_CHARACTERS_MAX].decode("latin-1"),
         )
 
     async def run(self) -> None:

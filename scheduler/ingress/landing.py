@@ -6,16 +6,14 @@ of this machine through it (attack 15); a replica that runs here under another a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import trio
 
-from mesh.errors import RefusedError
 from mesh.http.streams import BROKEN, ByteStream, finish_sending
 from mesh.names import Role
 from mesh.rpc import Caller, RpcServer
 from mesh.tunnel import Tunnel
-from scheduler.ingress.upstreams import TUNNEL_KIND, open_loopback
+from scheduler.ingress.local import LocalReplicas
+from scheduler.ingress.upstreams import TUNNEL_KIND
 from scheduler.runtimes.messages import RUNTIME, TunnelTo
 
 PIECE_BYTES = 64 * 1024
@@ -25,20 +23,13 @@ HALF_CLOSED_S = 60.0
 """For the second side after the first has finished: a tunnel that was given up looks like one that was half closed."""
 
 
-def register_landing(server: RpcServer, local_port: Callable[[str, int], int | None]) -> None:
-    """Answer ingress tunnels of trusted members; `local_port` is the runner's."""
+def register_landing(server: RpcServer, local: LocalReplicas) -> None:
+    """Answer ingress tunnels of trusted members."""
 
     async def land(caller: Caller, header: bytes, tunnel: Tunnel) -> None:
         wanted = RUNTIME.decode(header, TunnelTo)
-        port = local_port(wanted.replica_id, wanted.assignment_index)
-        if port is None:
-            raise RefusedError(
-                f"{wanted.replica_id} does not run here under assignment {wanted.assignment_index}",
-                hint="the asking node's routes are older than this one's: another replica answers",
-                code="tunnel.stale",
-            )
         deadline = min(caller.deadline, trio.current_time() + CONNECT_S)
-        replica = await open_loopback(port, deadline=deadline)
+        replica = await local.connect(wanted.replica_id, wanted.assignment_index, deadline=deadline)
         try:
             await join_streams(tunnel, replica)
         finally:

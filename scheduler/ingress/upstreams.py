@@ -6,16 +6,15 @@ refuses one that runs under another assignment (attack 15, rule A1).
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Protocol
 
 import trio
 
-from mesh.errors import DeadlineError, MissingError, UnreachableError
 from mesh.http.relay import RelayLimits, Upstream
-from mesh.http.streams import ByteStream, SocketByteStream
+from mesh.http.streams import ByteStream
 from mesh.names import NodeId
+from scheduler.ingress.local import LocalReplicas
 from scheduler.ingress.routes import Target
 from scheduler.runtimes.messages import RUNTIME, TunnelTo
 
@@ -54,52 +53,21 @@ class TunnelOpener(Protocol):
 
 
 class MeshUpstreams:
-    """The real ones.
+    """The real ones."""
 
-    Args:
-        local_port: (replica id, assignment index) → the port on loopback, None when that isn't what runs here.
-    """
-
-    def __init__(
-        self, node_id: NodeId, peers: TunnelOpener, local_port: Callable[[str, int], int | None]
-    ) -> None:
+    def __init__(self, node_id: NodeId, peers: TunnelOpener, local: LocalReplicas) -> None:
         self._node_id = node_id
         self._peers = peers
-        self._local_port = local_port
+        self._local = local
 
     def is_local(self, target: Target) -> bool:
         return target.node == self._node_id
 
     async def open(self, target: Target, *, deadline: float) -> ByteStream:
-        if not self.is_local(target):
-            header = RUNTIME.encode(TunnelTo(target.replica_id, target.assignment_index))
-            return await self._peers.open_tunnel(target.node, TUNNEL_KIND, header, deadline=deadline)
-        port = self._local_port(target.replica_id, target.assignment_index)
-        if port is None:
-            raise MissingError(f"{target.replica_id} does not run here under this assignment")
-        return await open_loopback(port, deadline=deadline)
-
-
-async def open_loopback(port: int, *, deadline: float) -> SocketByteStream:
-    """A connection to a port of this machine, given by number, so that nothing is resolved.
-
-    Raises:
-        UnreachableError: Nobody listens.
-        DeadlineError: Its queue is full.
-    """
-    sock = trio.socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    with trio.CancelScope(deadline=deadline) as scope:
-        try:
-            await sock.connect(("127.0.0.1", port))
-        except OSError as error:
-            sock.close()
-            raise UnreachableError(f"nobody answers on port {port} of this node", why=str(error)) from error
-        except BaseException:
-            sock.close()
-            raise
-    if scope.cancelled_caught:
-        raise DeadlineError(f"port {port} of this node took no connection in time")
-    return SocketByteStream.over(trio.SocketStream(sock))  # which sets TCP_NODELAY
+        if self.is_local(target):
+            return await self._local.connect(target.replica_id, target.assignment_index, deadline=deadline)
+        header = RUNTIME.encode(TunnelTo(target.replica_id, target.assignment_index))
+        return await self._peers.open_tunnel(target.node, TUNNEL_KIND, header, deadline=deadline)
 
 
 class UpstreamPool:
@@ -114,6 +82,7 @@ class UpstreamPool:
         self._limits = limits
         self._idle_s = idle_s
         self._idle: dict[Target, list[Upstream]] = {}
+        self._served: Collection[Target] | None = None  # None: nothing is known yet
         self._changed = trio.Event()
 
     async def open(self, target: Target, *, deadline: float) -> Upstream:
@@ -126,20 +95,22 @@ class UpstreamPool:
         return resting.pop() if resting else None
 
     async def put_back(self, target: Target, upstream: Upstream) -> None:
-        """After a request: keep the connection if it can be used again, else close it."""
-        resting = self._idle.setdefault(target, [])
+        """After a request: keep the connection if it can be used again, else close it.
+
+        One to a replica that is leaving would hold up its end (`LocalReplicas.wait_idle`), so it is closed too.
+        """
+        leaving = self._served is not None and target not in self._served
         limit = IDLE_LOCAL_MAX if self._upstreams.is_local(target) else IDLE_REMOTE_MAX
-        if not upstream.reusable or len(resting) >= limit:
-            if not resting:
-                del self._idle[target]
+        if leaving or not upstream.reusable or len(self._idle.get(target, ())) >= limit:
             await upstream.aclose()
             return
         upstream.idle_since = trio.current_time()
-        resting.append(upstream)
+        self._idle.setdefault(target, []).append(upstream)
         self._changed.set()
 
     def drop_others(self, targets: Collection[Target]) -> None:
         """Let connections to any other replica rest no longer: it is going away, or is another process now."""
+        self._served = targets
         for target in [target for target in self._idle if target not in targets]:
             for upstream in self._idle[target]:
                 upstream.idle_since = float("-inf")

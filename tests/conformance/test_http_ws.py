@@ -30,7 +30,7 @@ from mesh.http.messages import PeerGone, ResponseHead, Signal
 from mesh.http.relay import Fate, RelayLimits, RequestBody, Upstream, relay
 from mesh.http.server import HttpServer
 from mesh.http.websocket import refused_handshake
-from scheduler.ingress.upstreams import open_loopback
+from scheduler.ingress.local import open_loopback
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "http-ws"
 if not DATA.is_dir():

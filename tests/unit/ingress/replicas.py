@@ -17,8 +17,8 @@ from mesh.http.server import HttpServer
 from mesh.http.streams import ByteStream
 from mesh.names import NodeId
 from scheduler.ingress.ingress import Ingress, IngressConfig
+from scheduler.ingress.local import open_loopback
 from scheduler.ingress.routes import AppRoute, RouteTable, Target
-from scheduler.ingress.upstreams import open_loopback
 
 Answer = Callable[[Exchange], Awaitable[None]]
 Raw = Callable[[trio.SocketStream], Awaitable[None]]

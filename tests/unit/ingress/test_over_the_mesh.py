@@ -21,6 +21,7 @@ from mesh.names import NodeId
 from scheduler.ingress.accounts import End
 from scheduler.ingress.ingress import Ingress, IngressConfig
 from scheduler.ingress.landing import register_landing
+from scheduler.ingress.local import LocalReplicas
 from scheduler.ingress.routes import Target
 from scheduler.ingress.upstreams import MeshUpstreams
 from scheduler.runtimes.messages import RUNTIME, TunnelTo
@@ -54,11 +55,12 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 class Two:
     """Node A with an ingress, node B with a replica."""
 
-    def __init__(self, a: Node, b: Node, ingress: Ingress, port: int, target: Target) -> None:
+    def __init__(self, a: Node, b: Node, ingress: Ingress, port: int, target: Target, here: LocalReplicas) -> None:
         self.a, self.b = a, b
         self.ingress = ingress
         self.port = port
         self.target = target
+        self.here = here  # the door to B's replicas
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
@@ -72,13 +74,14 @@ async def two_nodes(folder: Path) -> AsyncIterator[Two]:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(HttpServer(asgi_handler(app)).run, listeners)
         port = listeners[0].socket.getsockname()[1]
-        register_landing(b.server, lambda replica, index: port if (replica, index) == ("web-1", 7) else None)
-        upstreams = MeshUpstreams(a.id, a.peers, lambda replica, index: None)
+        here = LocalReplicas(lambda replica, index: port if (replica, index) == ("web-1", 7) else None)
+        register_landing(b.server, here)
+        upstreams = MeshUpstreams(a.id, a.peers, LocalReplicas(lambda replica, index: None))
         ingress = Ingress(IngressConfig(), upstreams, random.Random(1))
         doors = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(ingress.run, doors)
         ingress.set_routes(table_of(target))
-        yield Two(a, b, ingress, doors[0].socket.getsockname()[1], target)
+        yield Two(a, b, ingress, doors[0].socket.getsockname()[1], target, here)
         nursery.cancel_scope.cancel()
 
 
@@ -133,3 +136,11 @@ async def test_a_node_that_nobody_can_reach_costs_a_bounded_time_and_no_request(
         two.ingress.set_routes(table_of(gone, two.target))
         for _ in range(6):
             assert (await ask(two, "/"))[0] == 200
+
+
+async def test_a_replica_is_idle_once_the_askers_routes_have_dropped_it(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as two:
+        assert (await ask(two, "/"))[0] == 200
+        assert two.here.connections() == {"web-1": 1}  # at rest, at the far end of a tunnel
+        two.ingress.set_routes(table_of())
+        await two.here.wait_idle("web-1")

@@ -9,6 +9,9 @@ from cli import output
 from cli.options import client_of, common
 from mesh.errors import RefusedError
 
+RECOVER_TIMEOUT_S = 60.0
+"""Twice what the daemon takes at most."""
+
 
 def configure(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--yes", metavar="MESH-ID", help="the mesh's id, typed, instead of the question")
@@ -21,11 +24,14 @@ def run(options: argparse.Namespace) -> int:
     rows = [[peer["name"], str(peer["term"]), str(peer["index"]), peer["text"]] for peer in plan["survivors"]]
     if not options.json:
         output.table(["survivor", "term", "index", "note"], rows)
-        output.note(plan["text"])
+        if plan["needed"]:
+            output.note(plan["text"])
+    if not plan["needed"]:
+        raise RefusedError("nothing was changed", why=plan["text"], hint="look at `freecloud status` there")
     answer = options.yes or _ask(plan["mesh_id"])
     if answer != plan["mesh_id"]:
         raise RefusedError("nothing was changed", why="the mesh's id was not typed")
-    result = client.post("/v1/recover", {"mesh_id": answer, "epoch": plan["next_epoch"]})
+    result = client.post("/v1/recover", {"mesh_id": answer, "epoch": plan["next_epoch"]}, timeout=RECOVER_TIMEOUT_S)
     if options.json:
         output.result(result)
     else:

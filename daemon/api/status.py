@@ -24,12 +24,13 @@ def status_document(services: Services) -> dict[str, Any]:
     """Answered from memory alone, with or without a quorum."""
     ledger, state = services.ledger, services.ledger.state
     members = state.active_members()
+    me = members.get(services.identity.node_id)
     states = Counter(observed(services, node_id).state for node_id in members)
     apps = [app_document(services, name) for name in sorted(state.apps)]
     return {
         "node": {
             "id": services.identity.node_id,
-            "name": state.members[services.identity.node_id].name,
+            "name": me.name if me is not None else services.config.name,
             "zone": services.config.zone,
             "version": VERSION,
             "uptime_s": round(trio.current_time() - services.started_at, 1),
@@ -74,6 +75,8 @@ def quorum_document(services: Services) -> dict[str, Any]:
 def _warnings(services: Services, apps: list[dict[str, Any]]) -> list[str]:
     state = services.ledger.state
     found = []
+    if state.mesh is None:
+        found.append("this node holds nothing yet: it learns the ledger from the other members")
     trusted = [member for member in state.active_members().values() if member.trusted]
     if len(trusted) == 1:
         found.append("one node: what it holds dies with it; `freecloud invite` a second")

@@ -6,6 +6,7 @@ HOME/
   identity/          the node's key and certificate (0600; the one secret in clear, rule T7)
   mesh               which mesh this home belongs to, and whom to call first
   boot               the counter of starts (fsynced, rule T3)
+  removed            there when the mesh removed this node: its key never comes back (rule T2)
   log/ snapshots/    the sealed Raft log and the ledger's snapshots
   bundles/           releases' sources by content address
   apps/ logs/        what runs here, and what it wrote
@@ -58,6 +59,10 @@ class Home:
     @property
     def boot(self) -> Path:
         return self.root / "boot"
+
+    @property
+    def removed(self) -> Path:
+        return self.root / "removed"
 
     @property
     def log(self) -> Path:

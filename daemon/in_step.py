@@ -16,15 +16,7 @@ from daemon.keys import GOSSIP, KeyHolder
 from daemon.membership import MeshFile, own_shares, save_mesh_file, trusted_peers
 from daemon.pulse import Pulse
 from daemon.standing import displaced
-from gossip.events import (
-    GossipEvent,
-    Lagged,
-    MemberAlive,
-    MemberDown,
-    MemberLeft,
-    MemberSuspected,
-    RecordChanged,
-)
+from gossip.events import GossipEvent, Lagged, MemberAlive, MemberDown, MemberLeft, MemberSuspected, RecordChanged
 from gossip.seal import GossipKey, KeyRing
 from gossip.service import Gossip
 from mesh.errors import FreecloudError

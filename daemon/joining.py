@@ -7,22 +7,20 @@ import trio
 from consensus.records import BootMark
 from daemon.config import Config
 from daemon.home import Home
-from daemon.membership import (
-    MeshFile,
-    check_token,
-    from_welcome,
-    load_mesh_file,
-    save_mesh_file,
-)
+from daemon.membership import MeshFile, check_token, from_welcome, load_mesh_file, save_mesh_file
 from daemon.ready import say
+from daemon.standing import removed
 from daemon.version import FEATURE_LEVEL
 from mesh.admission import JoinProfile, join
-from mesh.errors import DamagedError
+from mesh.errors import DamagedError, FreecloudError
 from mesh.identity import Identity
-from mesh.invite import decode_token
+from mesh.invite import InviteToken, decode_token
 
 JOIN_TIMEOUT_S = 30.0
 """All members of the token together; one admission takes well under a second."""
+
+LOOK_S = 5.0
+"""For a member that comes back: its mesh may be down, and then it starts without it."""
 
 
 async def belong(
@@ -57,18 +55,30 @@ async def belong(
     if not config.join_token:
         return known
     token = decode_token(config.join_token)
+    profile = profile_of(config, identity, boot, mesh_address)
     if known is not None:
         check_token(known, token.mesh_id)
+        await _ask_whether_removed(token, identity, profile)
         return known
-    welcome = await join(
-        token,
-        identity,
-        profile_of(config, identity, boot, mesh_address),
-        deadline=trio.current_time() + JOIN_TIMEOUT_S,
-    )
+    welcome = await join(token, identity, profile, deadline=trio.current_time() + JOIN_TIMEOUT_S)
     joined = from_welcome(welcome)
     save_mesh_file(home.mesh, joined)
     return joined
+
+
+async def _ask_whether_removed(token: InviteToken, identity: Identity, profile: JoinProfile) -> None:
+    """Whoever was removed while it was down hears of it here alone, for links are closed to it.
+
+    A member hears "a member already", and spends no use; whatever else the answer is, it goes on as the member it was.
+
+    Raises:
+        FencedError: This node was removed.
+    """
+    try:
+        await join(token, identity, profile, deadline=trio.current_time() + LOOK_S)
+    except FreecloudError as error:
+        if error.stable_code == "invite.removed":
+            raise removed() from error
 
 
 def profile_of(config: Config, identity: Identity, boot: BootMark, mesh_address: str) -> JoinProfile:

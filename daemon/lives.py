@@ -13,7 +13,7 @@ from daemon.listeners import open_listeners
 from daemon.membership import others_in
 from daemon.node import Node
 from daemon.ready import Ready, say
-from daemon.standing import StartOver, aside_hint, move_aside
+from daemon.standing import StartOver, aside_hint, check_not_removed, keep_in_mind, move_aside
 from mesh.errors import DamagedError, FencedError, FreecloudError
 
 MEMORY_DAMAGED = frozenset({"damaged.log", "damaged.snapshot", "damaged.boot"})
@@ -31,6 +31,7 @@ async def run_node(config: Config) -> None:
     lock = HomeLock.take(home)
     ready = Ready(config.ready_descriptor)
     try:
+        check_not_removed(home)
         try:
             await _live(config, home, ready)
         except StartOver:
@@ -42,6 +43,9 @@ async def run_node(config: Config) -> None:
             raise
         hint = aside_hint(home, has_others=others_in(home))
         raise DamagedError(error.what, why=error.why, hint=hint, code=error.stable_code) from error
+    except FencedError as error:
+        keep_in_mind(home, error)
+        raise
     finally:
         lock.release()
 

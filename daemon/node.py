@@ -57,6 +57,7 @@ from scheduler.exchange import BundleExchange
 from scheduler.ingress.following import RouteFollower
 from scheduler.ingress.ingress import Ingress, IngressConfig
 from scheduler.ingress.landing import register_landing
+from scheduler.ingress.local import LocalReplicas
 from scheduler.ingress.upstreams import MeshUpstreams
 from scheduler.leader import SchedulerLeader
 from scheduler.runner import Runner, RunnerConfig, folders_under
@@ -267,17 +268,18 @@ class Node:
         )
         self._bundles = BundleStore(home.bundles, key=self.identity.derive_key("bundles"))
         self._exchange = BundleExchange(self._bundles, self._peers, self._server, self._holders)
+        self._local = LocalReplicas(lambda replica, index: self._runner.local_port(replica, index))
         self._runner = self._make_runner()
         self._ingress = Ingress(
             IngressConfig(),
-            MeshUpstreams(self.identity.node_id, self._peers, self._runner.local_port),
+            MeshUpstreams(self.identity.node_id, self._peers, self._local),
             self._rng,
         )
         self._logs = AppLogs(home.logs, self._peers, self._living)
         self._logs.register(self._server)
         self._exec = AppExec(self._runner.replica, self._peers)
         self._exec.register(self._server)
-        register_landing(self._server, self._runner.local_port)
+        register_landing(self._server, self._local)
         self._routes = RouteFollower(
             self.identity.node_id, self._ledger, self._gossip, self._runner.reports, self._ingress.set_routes
         )
@@ -323,6 +325,7 @@ class Node:
             open_secrets=self._secrets.open,
             on_change=self._apps_changed,
             rng=self._rng,
+            wait_idle=self._local.wait_idle,
         )
 
     def _living(self) -> frozenset[str]:
@@ -400,6 +403,7 @@ class Node:
         with trio.move_on_at(deadline):
             if self._leaving_for_good:
                 await self._runner.stop_all(deadline=deadline)
+                await trio.to_thread.run_sync(self._groups.release)
                 await self._gossip.leave(deadline)
             else:
                 self._gossip.announce_away(wall_ms() + RESTART_MS)

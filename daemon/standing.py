@@ -13,7 +13,7 @@ import trio
 from consensus.ledger import Ledger
 from consensus.ledger_entries import ChangeMember, RegisterBoot
 from consensus.records import BootMark, Member, MemberStatus
-from daemon.home import Home
+from daemon.home import Home, write_atomically
 from daemon.pulse import Pulse
 from daemon.version import FEATURE_LEVEL
 from mesh.errors import FencedError, OutcomeUnknown, RefusedError, UnavailableError
@@ -40,9 +40,7 @@ def displaced(member: Member | None, boot: BootMark) -> FencedError | None:
     if member is None:
         return None
     if member.status is MemberStatus.REMOVED:
-        return FencedError(
-            "this node was removed from the mesh", hint="join again from another home", code="fenced.removed"
-        )
+        return removed()
     known = member.boot
     if known.store_id == boot.store_id and known.counter < boot.counter:
         return None  # ours is not registered yet
@@ -54,6 +52,28 @@ def displaced(member: Member | None, boot: BootMark) -> FencedError | None:
         hint="one home, one machine: remove the copy, or give it an identity of its own by joining anew",
         code="fenced.clone",
     )
+
+
+def removed() -> FencedError:
+    """What a node is told whose key the mesh does not take any more."""
+    return FencedError(
+        "this node was removed from the mesh",
+        why="a removed key never comes back",
+        hint="join anew with another --home, or remove this one first",
+        code="fenced.removed",
+    )
+
+
+def check_not_removed(home: Home) -> None:
+    """Raises FencedError if an earlier start learnt that it was removed: nobody would tell this one any more."""
+    if home.removed.exists():
+        raise removed()
+
+
+def keep_in_mind(home: Home, error: FencedError) -> None:
+    """A removed node remembers it; its peers have closed their links and will not say it again."""
+    if error.stable_code == "fenced.removed":
+        write_atomically(home.removed, b"")
 
 
 async def register(ledger: Ledger, node_id: NodeId, boot: BootMark, *, new_store: bool, pulse: Pulse) -> None:

@@ -23,7 +23,7 @@ from daemon.home import Home
 from mesh.errors import FreecloudError, Kind
 from tests.e2e import mounts, strace
 from tests.e2e.cluster import Cluster, Daemon, Done, cluster, wait_until
-from tests.e2e.crash_points import IMPATIENT, SCENARIOS, Kept, Scenario
+from tests.e2e.crash_points import IMPATIENT, SCENARIOS, Kept, Restart, Scenario
 from tests.e2e.strace import Point
 
 STRIKES = 2
@@ -88,6 +88,32 @@ def test_a_failed_fsync_ends_the_node_with_one_line_and_the_others_go_on(folder:
         assert victim.up().status == 0
         wait_until("all see all", lambda: mesh.alive(first) == 3)
         serves(victim, kept)
+
+
+@traced
+@pytest.mark.deadline(120)
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_a_disk_that_fails_at_a_start_ends_it_with_one_line_or_is_lived_with(folder: Path, error: str) -> None:
+    """A full disk may be lived with: then the node serves what it has. Its own output may go on (`write` is spared)."""
+    played = Restart(folder)
+    try:
+        points = [point for point in played.points() if point.call != "write"]
+        (node,) = played.cluster.nodes
+        for point in random.Random(f"{SEED} {error}").sample(points, STRIKES):
+            node.kill_daemon()
+            starting = strace.start(point.fail(error), node.home, "up", "--name", node.name)
+            if starting.wait_ready():
+                node.kill_daemon()
+            assert not [line for line in starting.lines if "Traceback" in line], (point, starting.lines)
+            if starting.status != -signal.SIGKILL:
+                assert starting.status == 1, point
+                assert starting.lines[-1].startswith("freecloud: "), (point, starting.lines)
+                assert "start it again" in starting.lines[-1], (point, starting.lines)
+            strace.release(starting)
+            assert node.up().status == 0, point
+            serves(node, played.kept)
+    finally:
+        played.stop()
 
 
 # --- a full disk ----------------------------------------------------------------------------------------------

@@ -7,7 +7,10 @@ that was acknowledged. The same home goes through one strike after another.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +53,10 @@ class Kept:
         wanted = {"name": name, "scopes": ["read"], "expires_ms": 3_600_000}
         self.tokens.add(str(node.client.post("/v1/tokens", wanted)["id"]))
 
-    def add_until_it_dies(self, node: Daemon, times: int) -> None:
+    def add_until_it_dies(self, node: Daemon, times: int, value: str = "v" * 64) -> None:
         for _ in range(times):
             try:
-                self.add(node)
+                self.add(node, value)
             except FreecloudError:
                 return
 
@@ -89,11 +92,17 @@ class Scenario:
         raise NotImplementedError
 
     def stop(self) -> None:
+        """Nothing of it runs any more, also not what its dead daemons left to itself."""
         self.cluster.stop()
+        for pid in strace.named(str(self.folder)):
+            with suppress(ProcessLookupError):  # it ended meanwhile
+                os.kill(pid, signal.SIGKILL)
 
     def _struck(self, point: Point, traced: Traced, node: Daemon) -> Struck:
         """Whatever happened, nothing of the daemon runs from here on."""
-        died = node.pid is None
+        died = _mesh_id(node) is None
+        if died:
+            wait_until("it is gone", lambda: node.pid is None)
         node.kill_daemon()
         strace.release(traced)
         return Struck(self.name, point, died)
@@ -284,7 +293,9 @@ class Compaction(Scenario):
     """Many small changes, of a daemon that takes a snapshot every few entries and cuts its log behind it."""
 
     name = "compaction"
-    CHANGES = 15
+    CHANGES = 12
+    VALUE = "v" * 2000
+    """A handful of these fill a segment."""
 
     def points(self) -> list[Point]:
         node = Daemon("n1", self.folder / "n1")
@@ -295,7 +306,7 @@ class Compaction(Scenario):
         record = self.folder / "compaction.trace"
         threads = _threads(pid)
         with strace.attached(strace.watch(), pid, record=record):
-            self.kept.add_until_it_dies(node, self.CHANGES)
+            self.kept.add_until_it_dies(node, self.CHANGES, self.VALUE)
             threads |= _threads(pid)
         node.kill_daemon()
         strace.release(traced)
@@ -310,7 +321,8 @@ class Compaction(Scenario):
         pid = node.pid
         assert pid is not None
         with strace.attached(point.kill(), pid) as traced:
-            self.kept.add_until_it_dies(node, self.CHANGES)
+            # Its threads share the work as it comes, so the call may be one of a later round.
+            self.kept.add_until_it_dies(node, 6 * self.CHANGES, self.VALUE)
             struck = self._struck(point, traced, node)
         strace.release(before)
         after = self._start(node)
@@ -338,7 +350,7 @@ def _mesh_id(node: Daemon) -> str | None:
     try:
         return str(node.status()["mesh"]["id"])
     except FreecloudError:
-        return None  # it died of its point just now
+        return None  # it died of its point
 
 
 def _threads(pid: int) -> set[str]:

@@ -14,7 +14,7 @@ from consensus.group_effects import GroupConfig
 from consensus.log_store import LogOptions, LogStore
 from daemon.__main__ import main
 
-SNAPSHOT_ENTRIES = 20
+SNAPSHOT_ENTRIES = 5
 OPTIONS = LogOptions(segment_bytes=16 * 1024, ballast_bytes=64 * 1024)
 
 

@@ -12,10 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,8 @@ WRITING = ("pwrite64", "write", "fdatasync", "fsync", "rename", "unlink", "mkdir
 
 ZEROES = "\\0" * 32
 """How strace prints the beginning of a piece of zeroes."""
+
+NOBODY_READS = "fc-strace-"
 
 BIRTHS = ("clone", "clone3", "fork", "vfork")
 
@@ -102,9 +105,10 @@ def _changes_nothing(rest: str, point: Point) -> bool:
 
 @dataclass(slots=True)
 class Traced:
-    """A program under strace in the foreground, its lines on stderr gathered."""
+    """A program in the foreground with its lines on stderr, and the strace that looks at it, if one does."""
 
     process: subprocess.Popen[str]
+    record: Path
     lines: list[str] = field(default_factory=list)
 
     @property
@@ -130,8 +134,10 @@ def start(
     module: str = "cli.main",
 ) -> Traced:
     """`freecloud WORDS` in the foreground, under strace from its first instruction if there are options for it."""
-    tracer = ["strace", "-f", "-o", str(record or os.devnull), *options, "--"] if options else []
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FREECLOUD_")}
+    record = record or _nowhere()
+    # -D: the process is the daemon, not strace, which stays for as long as anything lives that the daemon began.
+    tracer = ["strace", "-D", "-f", "-o", str(record), *options, "--"] if options else []
     process = subprocess.Popen(
         [*tracer, sys.executable, "-m", module, *words],
         stdin=subprocess.PIPE,
@@ -143,23 +149,21 @@ def start(
     assert process.stdin is not None
     process.stdin.write(stdin)
     process.stdin.close()
-    traced = Traced(process)
-    threading.Thread(target=traced.gather, daemon=True).start()
-    return traced
+    return _gathered(process, record)
 
 
 @contextmanager
 def attached(options: Sequence[str], pid: int, *, record: Path | None = None) -> Iterator[Traced]:
     """strace on a process that runs; it lets go at the end if the process still lives."""
+    record = record or _nowhere()
     process = subprocess.Popen(
-        ["strace", "-f", "-o", str(record or os.devnull), *options, "-p", str(pid)],
+        ["strace", "-f", "-o", str(record), *options, "-p", str(pid)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-    traced = Traced(process)
-    threading.Thread(target=traced.gather, daemon=True).start()
+    traced = _gathered(process, record)
     try:
         wait_until("strace is attached", lambda: any("attached" in line for line in traced.lines), poll_s=0.02)
         yield traced
@@ -168,11 +172,36 @@ def attached(options: Sequence[str], pid: int, *, record: Path | None = None) ->
 
 
 def release(traced: Traced) -> None:
-    """Let go of what is traced, and wait until strace is gone."""
-    if traced.status is None:
-        traced.process.send_signal(signal.SIGTERM)
-        try:
-            traced.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            traced.process.kill()
-            traced.process.wait()
+    """Let go of what is traced, and wait until strace is gone; the program itself must have ended."""
+    tracers = named(str(traced.record))
+    for pid in tracers:
+        with suppress(ProcessLookupError):  # it ended meanwhile
+            os.kill(pid, signal.SIGTERM)
+    wait_until("strace let go", lambda: not named(str(traced.record)))
+    if traced.record.name.startswith(NOBODY_READS):
+        traced.record.unlink(missing_ok=True)  # whoever let go first did it
+    traced.process.wait(timeout=10)
+
+
+def named(text: str) -> list[int]:
+    """The processes, other than this one, that have this text in their command line."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            with suppress(OSError):  # it ended meanwhile
+                if text.encode() in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+    return found
+
+
+def _nowhere() -> Path:
+    """A record that nobody reads; its name finds its strace."""
+    descriptor, name = tempfile.mkstemp(prefix=NOBODY_READS)
+    os.close(descriptor)
+    return Path(name)
+
+
+def _gathered(process: subprocess.Popen[str], record: Path) -> Traced:
+    traced = Traced(process, record)
+    threading.Thread(target=traced.gather, daemon=True).start()
+    return traced

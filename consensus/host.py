@@ -85,6 +85,8 @@ class Host:
         self._listeners: dict[int, Callable[[GroupOutput], None]] = {}
         self._applied: dict[int, int] = {}
         self._woken = trio.Event()
+        self._wakes_at = -inf  # when the loop looks again by itself; -inf while it works, or was woken
+        self._pulls: trio.Nursery | None = None
         self._moved = trio.Event()  # something was applied: open questions are looked at again
         self._writes: dict[int, GroupWrite] = {}
         self._compactions: dict[int, int] = {}
@@ -108,6 +110,7 @@ class Host:
 
     def wake(self) -> None:
         """Something was fed to a group: look at it soon."""
+        self._wakes_at = -inf
         self._woken.set()
 
     def refresh_sources(self) -> None:
@@ -126,13 +129,15 @@ class Host:
         """
         try:
             async with trio.open_nursery() as nursery:
+                self._pulls = nursery
                 nursery.start_soon(self._write_batches)
                 nursery.start_soon(self._save_snapshots)
                 nursery.start_soon(self._follow_links)
                 self.refresh_sources()
                 task_status.started()
-                await self._drive(nursery)
+                await self._drive()
         finally:
+            self._pulls = None
             self._store.close()
 
     def statistics(self) -> HostStatistics:
@@ -149,12 +154,14 @@ class Host:
 
     # --- the loop ---------------------------------------------------------------------------------------------
 
-    async def _drive(self, nursery: trio.Nursery) -> None:
+    async def _drive(self) -> None:
         while True:
             due = min(group.next_deadline() for group in self._groups.values())
             slept_at = trio.current_time()
+            self._wakes_at = due
             with trio.move_on_at(due):
                 await self._woken.wait()
+            self._wakes_at = -inf
             self._woken = trio.Event()
             now = trio.current_time()
             self._note_lag(now, now - max(due, slept_at))
@@ -162,7 +169,19 @@ class Host:
                 if group.next_deadline() <= now:
                     group.tick(now)
             for number, group in self._groups.items():
-                self._perform(nursery, number, group.take_output())
+                self._perform(number, group.take_output())
+
+    def _look_now(self, number: int, group: Group) -> None:
+        """What the loop would do for this group, without waking it: at rest, a heartbeat is most of a node's work.
+
+        A loop that works, or is to look anyway, looks once at all that came: that is where batches come from.
+        """
+        if self._wakes_at == -inf:
+            return self.wake()
+        self._perform(number, group.take_output())
+        if group.next_deadline() < self._wakes_at:
+            self.wake()
+        return None
 
     def _note_lag(self, now: float, lag_s: float) -> None:
         self._lag_s_max = max(self._lag_s_max, lag_s)
@@ -175,7 +194,7 @@ class Host:
                 trips = [self._peers.rtt_s(peer) for peer in group.configuration.all_voters()]
                 group.set_round_trip(max((trip for trip in trips if trip < LAG_S_MAX), default=0.0))
 
-    def _perform(self, nursery: trio.Nursery, number: int, output: GroupOutput) -> None:
+    def _perform(self, number: int, output: GroupOutput) -> None:
         for outgoing in output.send:
             self._unsent += not self._peers.notify(outgoing.to, MESSAGE, outgoing.envelope)
         if output.write is not None:
@@ -187,8 +206,8 @@ class Host:
         if output.save is not None:
             self._saves.append((number, output.save))
             self._save_wanted.set()
-        if output.pull is not None:
-            nursery.start_soon(self._pull, number, output.pull)
+        if output.pull is not None and self._pulls is not None:
+            self._pulls.start_soon(self._pull, number, output.pull)
         if output.applied_to > self._applied[number]:
             self._applied[number] = output.applied_to
             self._moved.set()
@@ -276,7 +295,7 @@ class Host:
             self._forged += 1
             return
         group.receive(trio.current_time(), envelope)
-        self.wake()
+        self._look_now(envelope.group, group)
 
     async def _follow_links(self) -> None:
         with self._peers.watch_links() as links:

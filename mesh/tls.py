@@ -144,13 +144,24 @@ class TlsStream:
 
     async def send_all(self, payload: bytes) -> None:
         try:
-            with memoryview(payload) as view:
-                written = 0
-                while written < len(view):
-                    written += self._tls.write(view[written:])
+            self._seal(payload)
         except ssl.SSLError as error:
             raise trio.BrokenResourceError(f"TLS failed: {error.reason}") from error
-        await self._flush()
+        # Also of nothing: the stream may still hold the rest of what `try_send` gave it.
+        await self._stream.send_all(self._outgoing.read())
+
+    def try_send(self, payload: bytes) -> bool:
+        try:
+            self._seal(payload)
+        except ssl.SSLError:
+            return False  # the next `send_all` meets it again, and tells
+        return self._stream.try_send(self._outgoing.read())
+
+    def _seal(self, payload: bytes) -> None:
+        with memoryview(payload) as view:
+            written = 0
+            while written < len(view):
+                written += self._tls.write(view[written:])
 
     async def receive_some(self, bytes_max: int) -> bytes:
         """At least one byte, or b"" at the end.

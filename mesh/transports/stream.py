@@ -1,4 +1,4 @@
-"""The seam between a link and whatever carries its bytes: TCP now, other transports behind the same three methods."""
+"""The seam between a link and whatever carries its bytes: TCP now, other transports behind the same methods."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ class Stream(Protocol):
 
     async def send_all(self, payload: bytes) -> None:
         """Hand all bytes over; returns when they have left this process, and never buffers without bound."""
+
+    def try_send(self, payload: bytes) -> bool:
+        """Take a little to send without waiting, while no task is in `send_all`; True when all of it has left.
+
+        What has not leaves ahead of the next `send_all`, which the caller owes; that also tells of what is broken.
+        """
 
     async def receive_some(self, bytes_max: int) -> bytes:
         """At least one byte, or b"" when the other end sends no more."""

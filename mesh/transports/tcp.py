@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from contextlib import suppress
 
@@ -30,18 +31,23 @@ class TcpStream:
     """A connected TCP socket.
 
     The socket is used directly: `trio.SocketStream` waits for writability before each send, which costs a system
-    call for every small frame.
+    call for every small frame. Reading waits first when the last read has emptied the kernel's buffer: to ask first
+    costs a call, and trio's own `recv` one more turn of its loop.
     """
 
     def __init__(self, sock: trio.socket.SocketType) -> None:
         self._socket = sock
         self._closed = False
+        self._rest = b""  # of what `try_send` took
+        self._emptied = False  # by the last read
         with suppress(OSError):
             # Refused on sockets that are not TCP; they work without it.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
 
     async def send_all(self, payload: bytes) -> None:
+        if self._rest:
+            payload, self._rest = self._rest + payload, b""
         with memoryview(payload) as view:
             sent = 0
             while sent < len(view):
@@ -50,11 +56,29 @@ class TcpStream:
                 except OSError as error:
                     raise self._translated(error) from error
 
+    def try_send(self, payload: bytes) -> bool:
+        self._rest += payload
+        with suppress(OSError):  # full, or broken: the next `send_all` waits, or tells
+            self._rest = self._rest[os.write(self._socket.fileno(), self._rest) :]
+        return not self._rest
+
     async def receive_some(self, bytes_max: int) -> bytes:
-        try:
-            return await self._socket.recv(bytes_max)
-        except OSError as error:
-            raise self._translated(error) from error
+        while True:
+            if self._closed:
+                raise trio.ClosedResourceError("this stream was closed here")
+            try:
+                if self._emptied:
+                    await trio.lowlevel.wait_readable(self._socket)
+                else:
+                    await trio.lowlevel.checkpoint()
+                received = os.read(self._socket.fileno(), bytes_max)
+            except BlockingIOError:
+                self._emptied = True
+            except OSError as error:
+                raise self._translated(error) from error
+            else:
+                self._emptied = len(received) < bytes_max
+                return received
 
     async def aclose(self) -> None:
         self._closed = True

@@ -22,6 +22,8 @@ async def check_stream(make_pair: Pair) -> None:
         _sending_and_receiving_go_on_at_the_same_time,
         _a_closed_end_says_so_and_closing_twice_is_fine,
         _a_cancelled_read_loses_nothing,
+        _what_is_sent_without_waiting_keeps_its_order,
+        _a_broken_stream_tells_when_it_is_waited_for,
     ):
         one, other = await make_pair()
         await check(one, other)
@@ -93,3 +95,24 @@ async def _a_cancelled_read_loses_nothing(one: Stream, other: Stream) -> None:
         nursery.cancel_scope.cancel()
     await one.send_all(b"still here")
     assert await _read(other, 10) == b"still here"
+
+
+async def _what_is_sent_without_waiting_keeps_its_order(one: Stream, other: Stream) -> None:
+    sent = bytearray()
+    left = True
+    while left:  # until the way is full
+        piece = len(sent).to_bytes(4, "big") * 4000
+        sent += piece
+        left = one.try_send(piece)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.send_all, b"the end")
+        assert await _read(other, len(sent) + 7) == bytes(sent) + b"the end"
+
+
+async def _a_broken_stream_tells_when_it_is_waited_for(one: Stream, other: Stream) -> None:
+    await other.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        while True:
+            if not one.try_send(b"x"):
+                await one.send_all(b"x")
+            await trio.lowlevel.checkpoint()

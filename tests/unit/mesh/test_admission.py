@@ -185,6 +185,10 @@ class Recording:
         self.sent += payload
         await self._stream.send_all(payload)
 
+    def try_send(self, payload: bytes) -> bool:
+        self.sent += payload
+        return self._stream.try_send(payload)
+
     async def receive_some(self, bytes_max: int) -> bytes:
         return await self._stream.receive_some(bytes_max)
 

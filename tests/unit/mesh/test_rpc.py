@@ -307,10 +307,12 @@ async def test_a_full_lane_refuses_notices_and_keeps_the_link(tmp_path: Path) ->
     second.server.register(ECHO, echo)
     async with running([first, second]):
         await first.peers.call(second.id, ECHO, Text("x"), deadline=soon())
-        taken = sum(first.peers.notify(second.id, BEAT, Text("x")) for _ in range(3000))
-        assert taken == 1024
+        taken = 0
+        while first.peers.notify(second.id, BEAT, Text("x")):
+            taken += 1
+        assert taken >= 1024
         await first.peers.call(second.id, ECHO, Text("x"), deadline=soon())
-        assert len(recorder.notices) == 1024
+        assert len(recorder.notices) == taken
 
 
 async def test_a_node_answers_itself_without_a_link(tmp_path: Path) -> None:

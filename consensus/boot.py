@@ -11,11 +11,11 @@ import zlib
 from collections.abc import Callable
 
 from consensus.disk import Disk, read_file, replace_file
-from consensus.group_effects import PeerFact, PeerFacts, StateMachine
+from consensus.group_effects import Fenced, PeerFact, PeerFacts, StateMachine
 from consensus.ledger_state import LedgerState
 from consensus.raft.messages import ReplicaMark
 from consensus.records import BootMark
-from mesh.errors import DamagedError
+from mesh.errors import DamagedError, FencedError
 from mesh.names import NodeId
 
 BOOT_FILE = "boot"
@@ -67,3 +67,20 @@ def peer_facts(machine: StateMachine) -> PeerFacts:
         return None if member is None else PeerFact(member.boot.store_id, may_vote=not member.relearn)
 
     return fact_of
+
+
+def fenced_error(event: Fenced) -> FencedError:
+    """How a fence is told: `fenced.clone` ends the node, after `fenced.diverged` it begins anew with an empty log."""
+    if event.is_replaced:
+        return FencedError(
+            "another copy of this node has taken its place",
+            why=event.why,
+            hint="one home, one machine: remove the copy, or give it an identity of its own by joining anew",
+            code="fenced.clone",
+        )
+    return FencedError(
+        "this node's memory is not the mesh's any more",
+        why=event.why,
+        hint="it is moved to lost+found, and the node learns everything anew",
+        code="fenced.diverged",
+    )

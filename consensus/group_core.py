@@ -89,7 +89,7 @@ class GroupCore:
         if mine is not None and mine.store_id == self.mark.store_id:
             self._was_known = True
         elif mine is not None and self._was_known:
-            self.events.append(Fenced("another copy of this node has registered a log of its own"))
+            self.events.append(Fenced("it has registered a log of its own", is_replaced=True))
 
     def is_known(self) -> bool:
         """Whether the agreed state, as far as it is applied here, names this node's present memory."""

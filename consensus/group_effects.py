@@ -101,6 +101,7 @@ class Fenced:
     """This replica has to stop: the group's agreed history is not the one that it has (rules T3, T5)."""
 
     why: str
+    is_replaced: bool = False  # another copy of this node is known now; nothing here is to be begun anew
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import trio
 
 from consensus.beginnings import LEDGER_GROUP, founding_write
-from consensus.boot import mark_of, peer_facts
+from consensus.boot import fenced_error, mark_of, peer_facts
 from consensus.disk import Disk
 from consensus.group import Group
 from consensus.group_effects import Fenced, GroupConfig, GroupOutput, GroupStatus
@@ -41,7 +41,6 @@ from mesh.errors import (
     ConflictError,
     DeadlineError,
     ExhaustedError,
-    FencedError,
     Kind,
     MissingError,
     NoQuorumError,
@@ -156,7 +155,7 @@ class Ledger:
 
         Raises:
             DiskError: A durable write failed.
-            FencedError: This node's history is not the mesh's.
+            FencedError: See `boot.fenced_error`.
             UpgradeNeeded: The ledger holds an entry that this program does not know.
         """
         async with trio.open_nursery() as nursery:
@@ -351,12 +350,7 @@ class Ledger:
     def _take_output(self, output: GroupOutput) -> None:
         for event in output.events:
             if isinstance(event, Fenced):
-                raise FencedError(
-                    "this node's memory is not the mesh's any more",
-                    why=event.why,
-                    hint="it is moved to lost+found, and the node learns everything anew",
-                    code="fenced.diverged",
-                )
+                raise fenced_error(event)
         self._proposals.take_output(output)
         self._read_indexes.take_output(output)
         seen = (output.applied_to, self._group.leader, self._group.is_leader)

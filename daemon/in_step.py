@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 from consensus.disk import NoSpace
 from consensus.ledger import Ledger
-from consensus.records import BootMark, MemberStatus
+from consensus.records import MemberStatus
 from daemon.events import EventLog
 from daemon.home import Home
 from daemon.keys import GOSSIP, KeyHolder
 from daemon.membership import MeshFile, own_shares, save_mesh_file, trusted_peers
 from daemon.pulse import Pulse
-from daemon.standing import displaced
+from daemon.standing import Standing
 from gossip.events import GossipEvent, Lagged, MemberAlive, MemberDown, MemberLeft, MemberSuspected, RecordChanged
 from gossip.seal import GossipKey, KeyRing
 from gossip.service import Gossip
@@ -41,7 +41,7 @@ class InStep:
         keys: KeyHolder,
         events: EventLog,
         pulse: Pulse,
-        boot: BootMark,
+        standing: Standing,
         stop_with: Callable[[FreecloudError], None],
     ) -> None:
         self._identity = identity
@@ -53,7 +53,7 @@ class InStep:
         self._keys = keys
         self._events = events
         self._pulse = pulse
-        self._boot = boot
+        self._standing = standing
         self._stop_with = stop_with
         self._generations: tuple[int, ...] = ()
         self._known: dict[NodeId, MemberStatus] = {}
@@ -71,7 +71,7 @@ class InStep:
         """Carry the ledger as it is now to everyone who must know."""
         state = self._ledger.state
         members = state.active_members()
-        fenced = displaced(state.members.get(self._identity.node_id), self._boot)
+        fenced = self._standing.judge(state.members.get(self._identity.node_id))
         if fenced is not None:
             self._events.add("node.fenced", str(fenced))
             self._stop_with(fenced)

@@ -37,7 +37,7 @@ async def run_node(config: Config) -> None:
         except StartOver:
             moved = move_aside(home, f"{wall_ms()}")
             say(f"this home's memory was old: it was moved to {moved}, and is learnt anew")
-            await _live(config, home, ready)
+            await _live_anew(config, home, ready)
     except DamagedError as error:
         if error.stable_code not in MEMORY_DAMAGED:
             raise
@@ -48,6 +48,19 @@ async def run_node(config: Config) -> None:
         raise
     finally:
         lock.release()
+
+
+async def _live_anew(config: Config, home: Home, ready: Ready) -> None:
+    """The life after a start over. A memory that is fenced minutes after it was born is not old: there is another."""
+    try:
+        await _live(config, home, ready)
+    except StartOver as error:
+        raise FencedError(
+            "the mesh has refused this home's memory twice",
+            why="another copy of this home comes and goes",
+            hint="one home, one machine: remove the copy, then start this one again",
+            code="fenced.clone",
+        ) from error
 
 
 async def _live(config: Config, home: Home, ready: Ready) -> None:

@@ -37,12 +37,12 @@ from daemon.ready import Ready
 from daemon.sealed_secrets import SealedSecrets
 from daemon.services import Services
 from daemon.sights import group_facts, sights_of
-from daemon.standing import register
+from daemon.standing import Standing, register
 from daemon.tls import api_tls
 from daemon.version import FEATURE_LEVEL, VERSION
 from gossip.seal import GossipKey, KeyRing
 from gossip.service import Gossip, GossipConfig
-from mesh.errors import DamagedError, FreecloudError, MissingError
+from mesh.errors import DamagedError, FencedError, FreecloudError, MissingError
 from mesh.hello import Hello
 from mesh.http.asgi import serve_asgi
 from mesh.identity import RESTORE, Identity, create_identity, load_identity
@@ -123,6 +123,7 @@ class Node:
         self._boot = await trio.to_thread.run_sync(
             lambda: next_boot(RealDisk(home.root), self._log.store_id, os.urandom)
         )
+        self._standing = Standing(self._boot)
         mesh_address = self._listeners.addresses["mesh"]
         self._belongs: MeshFile | None = await belong(
             self._config, home, self.identity, self._boot, mesh_address, remembers=not self._log.is_empty
@@ -214,7 +215,7 @@ class Node:
             keys=self._keys,
             events=self._events,
             pulse=self._pulse,
-            boot=self._boot,
+            standing=self._standing,
             stop_with=self._stop_with,
         )
         self._duties = DutyLoop(
@@ -398,10 +399,15 @@ class Node:
                 self._stop.set()
 
     async def _say_goodbye(self) -> None:
-        """Tell the mesh: after `down` it is for good, after a signal for as long as the shims wait."""
+        """Tell the mesh: after `down` it is for good, after a signal for as long as the shims wait.
+
+        A start that is fenced says nothing: its id belongs to another start, which lives, or to nobody any more.
+        """
         deadline = trio.current_time() + SHUTDOWN_S
         with trio.move_on_at(deadline):
-            if self._leaving_for_good:
+            if isinstance(self._failure, FencedError):
+                await self._runner.stop_all(deadline=deadline)
+            elif self._leaving_for_good:
                 await self._runner.stop_all(deadline=deadline)
                 await trio.to_thread.run_sync(self._groups.release)
                 await self._gossip.leave(deadline)

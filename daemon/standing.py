@@ -35,20 +35,33 @@ class StartOver(Exception):
     """This home's memory is old: it was moved aside, and the node is to start again as a learner."""
 
 
-def displaced(member: Member | None, boot: BootMark) -> FencedError | None:
-    """Why this start has to end, if the ledger has seen a later one or has removed the node."""
-    if member is None:
-        return None
-    if member.status is MemberStatus.REMOVED:
-        return removed()
-    known = member.boot
-    if known.store_id == boot.store_id and known.counter < boot.counter:
-        return None  # ours is not registered yet
-    if known == boot or (known.store_id != boot.store_id and not member.relearn):
-        return None
+class Standing:
+    """Whether the ledger still knows this start, told from this node's own copy of it.
+
+    A copy that lags names an earlier start of ours, or of a home that ours was copied from; so nothing but a removal is
+    judged before the copy has named this very start. From then on, any other name in its place is a later start.
+    """
+
+    def __init__(self, boot: BootMark) -> None:
+        self._boot = boot
+        self.is_named = False
+
+    def judge(self, member: Member | None) -> FencedError | None:
+        """Why this start has to end, or None."""
+        if member is None:
+            return None
+        if member.status is MemberStatus.REMOVED:
+            return removed()
+        if member.boot == self._boot:
+            self.is_named = True
+        return replaced(member.name) if self.is_named and member.boot != self._boot else None
+
+
+def replaced(name: str) -> FencedError:
+    """What a start is told whose place was taken by a copy of its home."""
     return FencedError(
-        f"another copy of {member.name} is running",
-        why="it started later than this one, from a copy of this home",
+        f"another copy of {name} has taken its place",
+        why="it was started later, from a copy of this home",
         hint="one home, one machine: remove the copy, or give it an identity of its own by joining anew",
         code="fenced.clone",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -9,11 +10,12 @@ import pytest
 from consensus.ledger import Ledger
 from consensus.ledger_entries import RegisterBoot
 from consensus.ledger_state import LedgerState
-from consensus.records import BootMark
+from consensus.records import BootMark, MemberStatus
 from daemon.pulse import Pulse
-from daemon.standing import StartOver, register
+from daemon.standing import Standing, StartOver, register
 from mesh.errors import FencedError, FreecloudError, NoQuorumError, OutcomeUnknown, RefusedError
 from mesh.names import NodeId
+from tests.unit.consensus.test_ledger_state import member
 
 ME = NodeId("me")
 BOOT = BootMark(b"s" * 16, 3, b"nonce123")
@@ -50,3 +52,30 @@ async def test_an_old_memory_starts_over_and_a_clone_ends() -> None:
             await Answers(RefusedError("no", code=code)).register()
     with pytest.raises(FencedError, match="running already"):
         await Answers(RefusedError("n1 is running already", code="fenced.clone")).register()
+
+
+NEWER = BootMark(b"s" * 16, 4, b"another!")
+EMPTIED = BootMark(b"e" * 16, 1, b"thirdone")
+
+
+@pytest.mark.parametrize("known", [NEWER, EMPTIED], ids=["later", "other-store"])
+def test_a_copy_of_the_ledger_that_lags_fences_nobody(known: BootMark) -> None:
+    """An old copy of a home pulls the ledger before it is registered, and so does a home that was emptied twice."""
+    for relearn in (True, False):
+        standing = Standing(BOOT)
+        assert standing.judge(None) is None
+        assert standing.judge(replace(member(1), boot=known, relearn=relearn)) is None
+        assert standing.judge(replace(member(1), boot=BOOT)) is None
+
+
+@pytest.mark.parametrize("known", [NEWER, EMPTIED], ids=["later", "other-store"])
+def test_a_start_that_the_ledger_has_named_ends_when_another_takes_its_place(known: BootMark) -> None:
+    standing = Standing(BOOT)
+    assert standing.judge(replace(member(1), boot=BOOT)) is None
+    told = standing.judge(replace(member(1), boot=known, relearn=True))
+    assert told is not None and told.stable_code == "fenced.clone"
+
+
+def test_a_removed_node_is_told_so_before_it_is_registered() -> None:
+    told = Standing(BOOT).judge(replace(member(1), status=MemberStatus.REMOVED))
+    assert told is not None and told.stable_code == "fenced.removed"

@@ -192,14 +192,29 @@ def register_boot(facts: Facts, entry: RegisterBoot, context: Context) -> Result
             return refused("fenced.store", f"{member.name}'s log is not the one the mesh knows")
         facts.members[entry.node_id] = replace(member, boot=new, relearn=True)
         return done("new-store")
-    if new.counter < known.counter:
-        return refused(
-            "fenced.old", f"{member.name} comes back with old state", f"start {new.counter}, known is {known.counter}"
-        )
-    if new.counter == known.counter:
-        return refused("fenced.clone", f"{member.name} is running already", "another copy of this home started first")
+    reason = _not_continued(member, entry)
+    if reason is not None:
+        return reason
     facts.members[entry.node_id] = replace(member, boot=new)
     return done("restarted")
+
+
+def _not_continued(member: Member, entry: RegisterBoot) -> Result | None:
+    """Why this start has not the memory of the one that the ledger names, or None: it goes on from there.
+
+    A counter that is higher proves nothing: whoever starts an old copy often enough gets there.
+    """
+    known, new = member.boot, entry.boot
+    starts = f"start {new.counter}, known is {known.counter}"
+    if entry.copied:
+        return refused("fenced.old", f"{member.name} comes back from a copy of its home", starts)
+    if known in entry.follows:
+        return None
+    if entry.follows or new.counter < known.counter:
+        return refused("fenced.old", f"{member.name} comes back with old state", starts)
+    if new.counter == known.counter:
+        return refused("fenced.clone", f"{member.name} is running already", "another copy of this home started first")
+    return None
 
 
 def mark_seen(facts: Facts, entry: MarkSeen, context: Context) -> Result:

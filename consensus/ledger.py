@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import trio
 
 from consensus.beginnings import LEDGER_GROUP, founding_write
-from consensus.boot import fenced_error, mark_of, peer_facts
+from consensus.boot import Doubt, fenced_error, mark_of
 from consensus.disk import Disk
 from consensus.group import Group
 from consensus.group_effects import Fenced, GroupConfig, GroupOutput, GroupStatus
@@ -94,6 +94,7 @@ class Ledger:
         wall_ms: The wall clock, shown to people and compared with expiries when this node leads.
         contacts: Members known from elsewhere, for as long as the state is empty.
         config: Of the group.
+        doubt: Whether this node's memory is to be trusted.
 
     Raises:
         DamagedError: The log or the snapshots are damaged, or do not fit together.
@@ -115,10 +116,12 @@ class Ledger:
         wall_ms: Callable[[], int],
         contacts: Iterable[NodeId] = (),
         config: GroupConfig | None = None,
+        doubt: Doubt | None = None,
     ) -> None:
         self._me = node_id
         self._peers = peers
         self._contacts = tuple(contacts)
+        self._doubt = doubt or Doubt(node_id, doubted=False)
         store = SnapshotStore(snapshots, key, random_bytes=rng.randbytes)
         if founder and log.is_empty:
             founding = founding_write(node_id)
@@ -134,7 +137,7 @@ class Ledger:
             recovered=recovered,
             snapshot=store.newest(LEDGER_GROUP, covering=recovered.base),
             new_machine=LedgerState,
-            facts=peer_facts,
+            facts=self._doubt.peer_facts,
             rng=rng,
             now=trio.current_time(),
         )
@@ -145,7 +148,9 @@ class Ledger:
             node_id, self._group, peers, server, rng=rng, wall_ms=wall_ms, sources=self._sources, wake=wake
         )
         self._read_indexes = ReadIndexes(self._group, peers, server, sources=self._sources, wake=wake)
-        self._recovery = Recovery(node_id, self._group, peers, server, sources=self._others, wake=wake)
+        self._recovery = Recovery(
+            node_id, self._group, peers, server, doubt=self._doubt, sources=self._others, wake=wake
+        )
         self._moved = trio.Event()
         self._watchers = Watchers()
         self._seen: tuple[int, NodeId | None, bool] = (self.state.applied, None, False)

@@ -103,14 +103,16 @@ class ChangeMember:
     feature_level: int | None
 
 
-@LEDGER.message("ledger.register-boot")
+@LEDGER.message("ledger.register-boot", version=2, upgrades={1: lambda fields: [*fields, [], False]})
 @dataclass(frozen=True, slots=True)
 class RegisterBoot:
-    """A node's start. Refused (`fenced.clone`, `fenced.old`, `fenced.store`) when the ledger knows better (rule T3)."""
+    """A node's start. Refused (`fenced.old`, `fenced.store`, `fenced.clone`) when the ledger knows better (rule T3)."""
 
     node_id: NodeId
     boot: BootMark
     new_store: bool  # the node says itself that its log is new: it comes back as a learner
+    follows: tuple[BootMark, ...] = ()  # as far as its home knows, one of these is what the ledger names; (): not told
+    copied: bool = False  # the node says itself that its home is a copy: what was promised since is not in it
 
 
 @LEDGER.message("ledger.mark-seen")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import trio
 
+from consensus.boot import Doubt
 from consensus.group import Group
 from consensus.ledger_entries import LEDGER
 from mesh.errors import ConflictError, FreecloudError, RefusedError
@@ -69,6 +70,7 @@ class Recovery:
         group: The ledger's.
         peers: How survivors are asked.
         server: Where the methods are registered.
+        doubt: Ends when an epoch is opened from here: that is the owner's word for this memory.
         sources: The other trusted members, reachable or not.
         wake: Has the host look at the group.
     """
@@ -80,11 +82,13 @@ class Recovery:
         peers: Peers,
         server: RpcServer,
         *,
+        doubt: Doubt,
         sources: Callable[[], Sequence[NodeId]],
         wake: Callable[[], None],
     ) -> None:
         self._me = me
         self._group = group
+        self._doubt = doubt
         self._peers = peers
         self._sources = sources
         self._wake = wake
@@ -139,6 +143,7 @@ class Recovery:
         refusal = self._group.recover(trio.current_time(), epoch)
         if refusal is not None:
             raise ConflictError("the mesh cannot be recovered here now", why=refusal.reason)
+        self._doubt.doubted = False
         self._wake()
 
     async def _serve_position(self, caller: Caller, request: PositionRequest) -> Survivor:

@@ -6,6 +6,7 @@ HOME/
   identity/          the node's key and certificate (0600; the one secret in clear, rule T7)
   mesh               which mesh this home belongs to, and whom to call first
   boot               the counter of starts (fsynced, rule T3)
+  place              never written again: its change time tells this home from a copy of it (rule T3)
   removed            there when the mesh removed this node: its key never comes back (rule T2)
   log/ snapshots/    the sealed Raft log and the ledger's snapshots
   bundles/           releases' sources by content address
@@ -59,6 +60,10 @@ class Home:
     @property
     def boot(self) -> Path:
         return self.root / "boot"
+
+    @property
+    def place(self) -> Path:
+        return self.root / "place"
 
     @property
     def removed(self) -> Path:
@@ -125,6 +130,30 @@ class Home:
             ) from error
         if not os.access(self.root, os.W_OK):
             raise UsageError(f"cannot write to {self.root}", hint="choose another --home")
+
+
+def place_of(home: Home) -> int:
+    """A number of where this home lies, the same for ever; a copy, and a copy of a copy, have another.
+
+    It is the change time of a file that is written once. No program can set that time, so `cp -a`, rsync and backups
+    keep everything but this; a snapshot below the file system keeps it too (docs/decisions/whose-memory.md).
+    """
+    try:
+        return home.place.stat().st_ctime_ns
+    except FileNotFoundError:
+        pass
+    try:
+        descriptor = os.open(home.place, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, b"The change time of this file tells a home from its copies.\n")
+            os.fsync(descriptor)
+            changed_at = os.fstat(descriptor).st_ctime_ns
+        finally:
+            os.close(descriptor)
+        _sync_folder(home.root)
+    except OSError as error:
+        raise disk_failure(error, "write", str(home.place)) from error
+    return changed_at
 
 
 class HomeLock:
@@ -202,7 +231,11 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
     finally:
         os.close(descriptor)
     temporary.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
     finally:

@@ -13,7 +13,6 @@ import socket
 
 import trio
 
-from consensus.boot import next_boot
 from consensus.disk import RealDisk
 from consensus.duty_loop import DutyLoop
 from consensus.leader_duties import KeyMaker
@@ -32,12 +31,13 @@ from daemon.keys import GOSSIP, KeyHolder, new_generation
 from daemon.listeners import Listeners
 from daemon.membership import MeshFile, trusted_peers
 from daemon.own_record import OwnRecord
+from daemon.parting import Leaving, Parting
 from daemon.pulse import Pulse
 from daemon.ready import Ready
+from daemon.registration import Registration
 from daemon.sealed_secrets import SealedSecrets
 from daemon.services import Services
 from daemon.sights import group_facts, sights_of
-from daemon.standing import Standing, register
 from daemon.tls import api_tls
 from daemon.version import FEATURE_LEVEL, VERSION
 from gossip.seal import GossipKey, KeyRing
@@ -67,13 +67,8 @@ from scheduler.runtimes.refusing import RefusingRuntime, no_rung
 from scheduler.runtimes.sandbox_probe import Probed, probe_ladder
 from scheduler.service import Scheduler, holders_first
 
-SHUTDOWN_S = 10.0
-"""For answers under way and for saying goodbye."""
-
-DRAIN_S = 3.0
-HAND_OVER_S = 2.0
-RESTART_MS = 60_000
-"""SIGTERM stops the daemon only: its apps go on under their shims for so long, and so it is away, not gone."""
+FOUND_S = 10.0
+"""To make a mesh of one."""
 
 
 class Node:
@@ -88,7 +83,7 @@ class Node:
         self._events = EventLog(wall_ms)
         self._pulse = Pulse()
         self._stop = trio.Event()
-        self._leaving_for_good = True
+        self._leaving = Leaving.FOR_GOOD
         self._failure: FreecloudError | None = None
         self.identity = _identity(home)
 
@@ -101,13 +96,18 @@ class Node:
         self._make_api()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_signals)
-            await self._start_mesh(nursery)
+            await nursery.start(self._peers.run, [_listener(self._listeners.mesh)])
             await self._start_ledger(nursery)
-            await self._start_apps(nursery)
+            if self._registration.is_unsure(self._belongs.members if self._belongs else ()):
+                nursery.start_soon(self._take_part_once_named, nursery)
+            else:
+                await self._take_part(nursery)
             await self._start_api(nursery)
-            self._tell_ready()
+            await self._registration.wait(self._ledger)
+            if not self._stop.is_set():
+                self._tell_ready()
             await self._stop.wait()
-            await self._say_goodbye()
+            await self._parting.say_goodbye(self._leaving)
             nursery.cancel_scope.cancel()
         if self._failure is not None:
             raise self._failure
@@ -120,10 +120,8 @@ class Node:
         self._log = await trio.to_thread.run_sync(
             lambda: LogStore.open(RealDisk(home.log), self.identity.derive_key("log"), random_bytes=os.urandom)
         )
-        self._boot = await trio.to_thread.run_sync(
-            lambda: next_boot(RealDisk(home.root), self._log.store_id, os.urandom)
-        )
-        self._standing = Standing(self._boot)
+        self._registration = await trio.to_thread.run_sync(Registration, home, self.identity.node_id, self._log)
+        self._boot = self._registration.boot
         mesh_address = self._listeners.addresses["mesh"]
         self._belongs: MeshFile | None = await belong(
             self._config, home, self.identity, self._boot, mesh_address, remembers=not self._log.is_empty
@@ -182,10 +180,6 @@ class Node:
     def _on_stranger(self) -> None:
         self._ledger.catch_up()
 
-    async def _start_mesh(self, nursery: trio.Nursery) -> None:
-        await nursery.start(self._peers.run, [_listener(self._listeners.mesh)])
-        await nursery.start(self._gossip.run, self._listeners.gossip)
-
     # --- agreement ------------------------------------------------------------------------------------------
 
     def _make_ledger(self) -> None:
@@ -202,6 +196,7 @@ class Node:
             rng=self._rng,
             wall_ms=wall_ms,
             contacts=[member.node_id for member in self._belongs.members] if self._belongs else (),
+            doubt=self._registration.doubt,
         )
         self._peers.desk = Desk(self._ledger, self.identity, self._keys, self._events.add)
         self._secrets = SealedSecrets(self._ledger, self._keys)
@@ -215,7 +210,7 @@ class Node:
             keys=self._keys,
             events=self._events,
             pulse=self._pulse,
-            standing=self._standing,
+            standing=self._registration.standing,
             stop_with=self._stop_with,
         )
         self._duties = DutyLoop(
@@ -232,11 +227,11 @@ class Node:
     async def _start_ledger(self, nursery: trio.Nursery) -> None:
         await nursery.start(self._ledger.run)
         if self._founding:
-            await self._found(trio.current_time() + SHUTDOWN_S)
+            await self._found(trio.current_time() + FOUND_S)
         self._in_step.apply()
         nursery.start_soon(self._in_step.follow_ledger)
         nursery.start_soon(self._in_step.follow_gossip)
-        nursery.start_soon(self._register)
+        nursery.start_soon(self._registration.run, self._ledger, self._pulse, self._stop_with)
         nursery.start_soon(self._duties.run)
 
     async def _found(self, deadline: float) -> None:
@@ -251,13 +246,14 @@ class Node:
         assert mesh is not None, "the first entry makes the mesh"
         self._mesh_id = mesh.mesh_id
 
-    async def _register(self) -> None:
-        try:
-            await register(
-                self._ledger, self.identity.node_id, self._boot, new_store=self._log.created, pulse=self._pulse
-            )
-        except FreecloudError as error:
-            self._stop_with(error)
+    async def _take_part_once_named(self, nursery: trio.Nursery) -> None:
+        await self._registration.named.wait()
+        await self._take_part(nursery)
+
+    async def _take_part(self, nursery: trio.Nursery) -> None:
+        """Be seen by the others, and run what belongs here."""
+        await nursery.start(self._gossip.run, self._listeners.gossip)
+        await self._start_apps(nursery)
 
     # --- apps and their ingress -----------------------------------------------------------------------------
 
@@ -305,6 +301,15 @@ class Node:
             ledger=self._ledger,
             bundles=self._bundles,
             reports=self._runner.reports,
+        )
+
+        self._parting = Parting(
+            ledger=self._ledger,
+            gossip=self._gossip,
+            runner=self._runner,
+            groups=self._groups,
+            ingress=self._ingress,
+            note=self._events.add,
         )
 
     def _holders(self, bundle: str) -> list[NodeId]:
@@ -369,7 +374,7 @@ class Node:
                 pulse=self._pulse,
                 started_at=trio.current_time(),
                 sandbox=self._probed.rung,
-                stop=self._stop.set,
+                stop=self._end,
             )
         )
 
@@ -385,44 +390,26 @@ class Node:
         notices = [*self._listeners.notices]
         if self._probed.sandbox is None:
             notices.append("no sandbox works here, so this node takes no apps (install bubblewrap, or --unsandboxed)")
+        if notice := self._registration.notice():
+            notices.append(notice)
         self._ready.tell(self.identity.node_id, self._listeners.addresses, notices)
 
     def _stop_with(self, error: FreecloudError) -> None:
         """End this start, and let the process tell why."""
         self._failure = self._failure or error
+        self._leaving = Leaving.FENCED if isinstance(self._failure, FencedError) else Leaving.FOR_A_MOMENT
+        self._end()
+
+    def _end(self) -> None:
         self._stop.set()
+        self._registration.end()
 
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for _ in signals:
-                self._leaving_for_good = False
-                self._stop.set()
-
-    async def _say_goodbye(self) -> None:
-        """Tell the mesh: after `down` it is for good, after a signal for as long as the shims wait.
-
-        A start that is fenced says nothing: its id belongs to another start, which lives, or to nobody any more.
-        """
-        deadline = trio.current_time() + SHUTDOWN_S
-        with trio.move_on_at(deadline):
-            if isinstance(self._failure, FencedError):
-                await self._runner.stop_all(deadline=deadline)
-            elif self._leaving_for_good:
-                await self._runner.stop_all(deadline=deadline)
-                await trio.to_thread.run_sync(self._groups.release)
-                await self._gossip.leave(deadline)
-            else:
-                self._gossip.announce_away(wall_ms() + RESTART_MS)
-                await self._gossip.told(min(deadline, trio.current_time() + DRAIN_S))
-                await self._hand_over()
-            await self._ingress.drain(min(deadline, trio.current_time() + DRAIN_S))
-
-    async def _hand_over(self) -> None:
-        if self._ledger.is_leader and len(self._ledger.quorum().voters) > 1:
-            try:
-                await self._ledger.transfer_leadership(deadline=trio.current_time() + HAND_OVER_S)
-            except FreecloudError as error:
-                self._events.add("leader.not-handed-over", str(error))
+                if self._failure is None:
+                    self._leaving = Leaving.FOR_A_MOMENT
+                self._end()
 
 
 def _identity(home: Home) -> Identity:

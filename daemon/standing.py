@@ -6,10 +6,12 @@ the home is an old copy, the disk lost its log, or another copy of this home run
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 import trio
 
+from consensus.boot import Doubt, Start
 from consensus.ledger import Ledger
 from consensus.ledger_entries import ChangeMember, RegisterBoot
 from consensus.records import BootMark, Member, MemberStatus
@@ -44,7 +46,7 @@ class Standing:
 
     def __init__(self, boot: BootMark) -> None:
         self._boot = boot
-        self.is_named = False
+        self.named = trio.Event()
 
     def judge(self, member: Member | None) -> FencedError | None:
         """Why this start has to end, or None."""
@@ -53,8 +55,9 @@ class Standing:
         if member.status is MemberStatus.REMOVED:
             return removed()
         if member.boot == self._boot:
-            self.is_named = True
-        return replaced(member.name) if self.is_named and member.boot != self._boot else None
+            self.named.set()
+            return None
+        return replaced(member.name) if self.named.is_set() else None
 
 
 def replaced(name: str) -> FencedError:
@@ -89,30 +92,37 @@ def keep_in_mind(home: Home, error: FencedError) -> None:
         write_atomically(home.removed, b"")
 
 
-async def register(ledger: Ledger, node_id: NodeId, boot: BootMark, *, new_store: bool, pulse: Pulse) -> None:
+async def register(
+    ledger: Ledger, node_id: NodeId, start: Start, *, new_store: bool, doubt: Doubt, pulse: Pulse
+) -> None:
     """Tell the ledger about this start, as soon as there is a quorum to tell.
 
     Raises:
         StartOver: The home is an old copy; its memory has to be moved aside.
         FencedError: Another copy of this home runs, or the node was removed.
     """
+
     try:
-        await _insist(ledger, RegisterBoot(node_id, boot, new_store), pulse)
+        # Looked at each time: whoever opens an epoch from a copy has said that this is the memory to go on from.
+        await _insist(
+            ledger, lambda: RegisterBoot(node_id, start.boot, new_store, start.follows, doubt.doubted), pulse
+        )
     except RefusedError as error:
         if error.stable_code in ("fenced.old", "fenced.store"):
             raise StartOver from error
         raise FencedError(error.what, why=error.why, hint=error.hint, code=error.stable_code) from error
     member = ledger.state.members.get(node_id)
     if member is not None and member.feature_level != FEATURE_LEVEL:
-        await _insist(ledger, ChangeMember(node_id, None, None, None, None, None, None, None, FEATURE_LEVEL), pulse)
+        level = ChangeMember(node_id, None, None, None, None, None, None, None, FEATURE_LEVEL)
+        await _insist(ledger, lambda: level, pulse)
 
 
-async def _insist(ledger: Ledger, entry: RegisterBoot | ChangeMember, pulse: Pulse) -> None:
+async def _insist(ledger: Ledger, entry: Callable[[], RegisterBoot | ChangeMember], pulse: Pulse) -> None:
     """Propose until it is in; applied twice, it says the same."""
     while True:
         seen = pulse.count
         try:
-            await ledger.propose(entry, deadline=trio.current_time() + PROPOSE_S)
+            await ledger.propose(entry(), deadline=trio.current_time() + PROPOSE_S)
         except (UnavailableError, OutcomeUnknown):
             # No quorum now. Whatever changes may have brought one; the time limit is for what changes nothing here.
             with trio.move_on_after(RETRY_AFTER_S):

@@ -192,6 +192,32 @@ def test_a_start_is_told_from_a_clone_an_old_copy_and_a_lost_disk(
     assert founder.relearn is (new_store and expected == "done")
 
 
+KNOWN = BootMark(b"\1" * 16, 1, b"\1" * 8)  # as `member(1)` has it
+OTHER = BootMark(b"\1" * 16, 1, b"o" * 8)
+
+
+@pytest.mark.parametrize(
+    ("boot", "follows", "copied", "expected"),
+    [
+        (BootMark(b"\1" * 16, 2, b"n" * 8), (KNOWN,), False, "done"),
+        (BootMark(b"\1" * 16, 9, b"n" * 8), (KNOWN, OTHER), False, "done"),
+        (BootMark(b"\1" * 16, 9, b"n" * 8), (OTHER,), False, "fenced.old"),
+        (BootMark(b"\1" * 16, 1, b"n" * 8), (OTHER,), False, "fenced.old"),
+        (BootMark(b"\1" * 16, 2, b"n" * 8), (KNOWN,), True, "fenced.old"),
+        (KNOWN, (OTHER,), True, "done"),
+    ],
+    ids=["restarted", "after-unregistered-starts", "old-however-often-started", "old-equal", "copied", "said-twice"],
+)
+def test_a_start_counts_only_if_its_home_remembers_the_one_that_the_ledger_names(
+    boot: BootMark, follows: tuple[BootMark, ...], copied: bool, expected: str
+) -> None:
+    """A higher counter proves nothing: an old copy gets there by being started often enough."""
+    script = Script()
+    founder = script.founder.node_id
+    assert code(script.say(RegisterBoot(founder, boot, False, follows, copied))) == expected
+    assert script.state.members[founder].boot == (boot if expected == "done" else KNOWN)
+
+
 def release(number: int) -> Release:
     return Release("web", number, "b" * 64, 10, b"m", "name: web", NOW, (member(1).node_id,))
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from consensus.boot import Doubt, Start
 from consensus.ledger import Ledger
 from consensus.ledger_entries import RegisterBoot
 from consensus.ledger_state import LedgerState
@@ -19,6 +20,7 @@ from tests.unit.consensus.test_ledger_state import member
 
 ME = NodeId("me")
 BOOT = BootMark(b"s" * 16, 3, b"nonce123")
+START = Start(BOOT, (BootMark(b"s" * 16, 2, b"earlier1"),), copied=True)
 
 
 class Answers:
@@ -36,14 +38,15 @@ class Answers:
             raise answer
 
     async def register(self) -> None:
-        await register(cast(Ledger, cast(Any, self)), ME, BOOT, new_store=False, pulse=Pulse())
+        doubt = Doubt(ME, doubted=START.copied)
+        await register(cast(Ledger, cast(Any, self)), ME, START, new_store=False, doubt=doubt, pulse=Pulse())
 
 
 @pytest.mark.autojump
 async def test_a_start_without_a_quorum_or_without_an_answer_asks_again_and_the_node_lives() -> None:
     answers = Answers(NoQuorumError("none"), OutcomeUnknown("sent"), OutcomeUnknown("sent"), None)
     await answers.register()
-    assert answers.proposed == [RegisterBoot(ME, BOOT, False)] * 4
+    assert answers.proposed == [RegisterBoot(ME, BOOT, False, START.follows, True)] * 4
 
 
 async def test_an_old_memory_starts_over_and_a_clone_ends() -> None:

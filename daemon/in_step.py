@@ -77,7 +77,8 @@ class InStep:
             self._stop_with(fenced)
             return
         if members:
-            gone = self._trust.update(trusted_peers(members, frozenset(self._ledger.quorum().voters)))
+            removed = [one.certificate for one in state.members.values() if one.status is MemberStatus.REMOVED]
+            gone = self._trust.update(trusted_peers(members, frozenset(self._ledger.quorum().voters)), removed)
             if gone:
                 self._peers.trust_changed()
             self._gossip.set_members({node_id: member.public_key for node_id, member in members.items()})

@@ -130,6 +130,7 @@ def trusted_peers(members: dict[NodeId, Member], voters: frozenset[NodeId]) -> l
             name=member.name,
             trusted=member.trusted,
             voter=member.node_id in voters,
+            boot_nonce=member.boot.nonce,
         )
         for member in members.values()
     ]

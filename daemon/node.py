@@ -23,6 +23,7 @@ from daemon.api.clock import wall_ms
 from daemon.config import Config
 from daemon.events import EventLog
 from daemon.founding import founding_entry, new_mesh_id
+from daemon.hearsay import Hearsay
 from daemon.home import Home
 from daemon.in_step import InStep
 from daemon.invites import Desk
@@ -98,7 +99,9 @@ class Node:
             nursery.start_soon(self._watch_signals)
             await nursery.start(self._peers.run, [_listener(self._listeners.mesh)])
             await self._start_ledger(nursery)
-            if self._registration.is_unsure(self._belongs.members if self._belongs else ()):
+            if self._registration.is_unsure:
+                for node_id in self._trust.members():  # whoever of them hears another start of this node says so
+                    self._peers.reach(node_id)
                 nursery.start_soon(self._take_part_once_named, nursery)
             else:
                 await self._take_part(nursery)
@@ -126,6 +129,7 @@ class Node:
         self._belongs: MeshFile | None = await belong(
             self._config, home, self.identity, self._boot, mesh_address, remembers=not self._log.is_empty
         )
+        self._registration.hear(self._belongs.members if self._belongs else ())
         # No mesh file may also mean that a first start was cut short; what the log holds then is looked at again.
         self._founding = self._belongs is None
         self._mesh_id = self._belongs.mesh_id if self._belongs else new_mesh_id()
@@ -139,7 +143,13 @@ class Node:
             self._trust.update(trusted_peers({member.node_id: member for member in belongs.members}, frozenset()))
         self._server = RpcServer()
         self._peers = Peers(
-            self.identity, self._trust, self._server, self._hello, rng=self._rng, on_stranger=self._on_stranger
+            self.identity,
+            self._trust,
+            self._server,
+            self._hello,
+            rng=self._rng,
+            on_stranger=self._on_stranger,
+            on_last_word=lambda node_id, word: self._hearsay.take(node_id, word),
         )
         self._keys = KeyHolder(self.identity)
         known = {(key.purpose, key.generation): key for key in belongs.keys} if belongs else {}
@@ -199,6 +209,7 @@ class Node:
             doubt=self._registration.doubt,
         )
         self._peers.desk = Desk(self._ledger, self.identity, self._keys, self._events.add)
+        self._hearsay = Hearsay(self._ledger, self._trust, self._registration.standing, self._stop_with)
         self._secrets = SealedSecrets(self._ledger, self._keys)
         self._in_step = InStep(
             identity=self.identity,

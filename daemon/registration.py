@@ -15,7 +15,7 @@ from consensus.log_store import LogStore
 from consensus.records import Member
 from daemon.home import Home, place_of
 from daemon.pulse import Pulse
-from daemon.standing import Standing, register
+from daemon.standing import Standing, announce_level, register
 from mesh.errors import FreecloudError
 from mesh.names import NodeId
 
@@ -45,24 +45,33 @@ class Registration:
         self.doubt = Doubt(node_id, doubted=self._start.copied)
         self.standing = Standing(self.boot)
         self._decided = trio.Event()  # this start counts, or it ends
+        self.is_unsure = self._start.copied
+        """Whether another start of this id may live beside this one: in a copied home, or with a memory that is gone.
+
+        Then this one keeps still: it claims nothing in gossip and runs no app before the ledger has named it (T3).
+        """
 
     @property
     def named(self) -> trio.Event:
         """Set once the ledger, as this node knows it, names this start."""
         return self.standing.named
 
-    def is_unsure(self, members: tuple[Member, ...]) -> bool:
-        """Whether another start of this id may live beside this one: in a copied home, or with a memory that is gone.
-
-        Then this one keeps still: it claims nothing in gossip and runs no app before the ledger has named it (T3).
-        """
-        was_known = any(member.node_id == self._me and member.boot != self.boot for member in members)
-        return self._start.copied or (self._new_store and was_known)
+    def hear(self, members: tuple[Member, ...]) -> None:
+        """Take what the home, or the welcome of a joiner, says of the members: a welcome names this very start."""
+        mine = next((member for member in members if member.node_id == self._me), None)
+        if mine is not None and mine.boot == self.boot:
+            self.named.set()
+            self._decided.set()
+        self.is_unsure = self._start.copied or (self._new_store and mine is not None and mine.boot != self.boot)
 
     async def run(self, ledger: Ledger, pulse: Pulse, stop_with: Callable[[FreecloudError], None]) -> None:
         """Have the ledger name this start; then let the next one follow on it."""
         try:
-            await register(ledger, self._me, self._start, new_store=self._new_store, doubt=self.doubt, pulse=pulse)
+            if not self.named.is_set():
+                await register(
+                    ledger, self._me, self._start, new_store=self._new_store, doubt=self.doubt, pulse=pulse
+                )
+            await announce_level(ledger, self._me, pulse)
         except FreecloudError as error:
             stop_with(error)
             return

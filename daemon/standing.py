@@ -70,6 +70,16 @@ def replaced(name: str) -> FencedError:
     )
 
 
+def beside_another(witness: str) -> FencedError:
+    """What a start is told that is not known yet, when the one that is known answers beside it."""
+    return FencedError(
+        "another copy of this home is running",
+        why=f"{witness} hears it at this moment, and it was there first",
+        hint="one home, one machine: stop the other one first, or join anew with another --home",
+        code="fenced.clone",
+    )
+
+
 def removed() -> FencedError:
     """What a node is told whose key the mesh does not take any more."""
     return FencedError(
@@ -111,6 +121,10 @@ async def register(
         if error.stable_code in ("fenced.old", "fenced.store"):
             raise StartOver from error
         raise FencedError(error.what, why=error.why, hint=error.hint, code=error.stable_code) from error
+
+
+async def announce_level(ledger: Ledger, node_id: NodeId, pulse: Pulse) -> None:
+    """Tell the ledger what this program knows, if that is news (rule T6)."""
     member = ledger.state.members.get(node_id)
     if member is not None and member.feature_level != FEATURE_LEVEL:
         level = ChangeMember(node_id, None, None, None, None, None, None, None, FEATURE_LEVEL)

@@ -60,3 +60,17 @@ def _is_loopback(address: str) -> bool:
         return False
     mapped = getattr(parsed, "ipv4_mapped", None)
     return parsed.is_loopback or (mapped is not None and mapped.is_loopback)
+
+
+class Place:
+    """A place in the budget of strangers, given back once."""
+
+    def __init__(self, budget: UnauthenticatedBudget, address: str) -> None:
+        self._budget = budget
+        self._address = address
+        self._left = False
+
+    def leave(self) -> None:
+        if not self._left:
+            self._left = True
+            self._budget.leave(self._address)

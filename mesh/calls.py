@@ -23,7 +23,8 @@ from mesh.errors import (
     UnreachableError,
 )
 from mesh.lanes import Lane
-from mesh.link import Link, MuxStream, StreamBroken
+from mesh.link import Link
+from mesh.link_streams import MuxStream, StreamBroken
 from mesh.mux_events import ResetReason
 from mesh.rpc import (
     ANSWER,

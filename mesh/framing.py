@@ -13,6 +13,7 @@ A frame with its header fits into one TLS record (16 KiB), so that whatever is u
     PING     payload: 8 bytes that PONG returns
     PONG
     GOAWAY   I open no more streams here; the link closes when the last has ended
+    LAST_WORD  why I close the link for good (`mesh.last_word`)
 
 Source: the frame types of HTTP/2 (RFC 9113 section 6), without what both ends here do not need.
 """
@@ -32,6 +33,7 @@ PAYLOAD_BYTES_MAX = FRAME_BYTES_MAX - HEADER_BYTES
 
 HELLO_BYTES_MAX = 4096
 OPEN_BYTES_MAX = 4096
+LAST_WORD_BYTES_MAX = 256
 
 _HEADER = struct.Struct(">BBIH")
 
@@ -46,6 +48,7 @@ class FrameKind(IntEnum):
     PING = 7
     PONG = 8
     GOAWAY = 9
+    LAST_WORD = 10
 
 
 LANE_BITS = 0x03
@@ -63,6 +66,7 @@ _SHAPE: dict[int, tuple[int, int, int, bool | None]] = {
     FrameKind.PING: (0, 8, 8, False),
     FrameKind.PONG: (0, 8, 8, False),
     FrameKind.GOAWAY: (0, 0, 0, False),
+    FrameKind.LAST_WORD: (0, 1, LAST_WORD_BYTES_MAX, False),
 }
 
 

@@ -11,6 +11,7 @@ import trio
 
 from mesh.errors import ProtocolError, RefusedError, UnreachableError
 from mesh.framing import HELLO_BYTES_MAX, Frame, FrameDecoder, FrameKind, encode_frame
+from mesh.last_word import Dismissed, read_last_word
 from mesh.names import MeshId, NodeId
 from mesh.tls import STRANGER, TlsStream
 from mesh.versioned import Codec, Limits
@@ -55,6 +56,7 @@ async def exchange_hellos(tls: TlsStream, own: Hello, expected: NodeId) -> Greet
         expected: Whose certificate the peer showed.
 
     Raises:
+        Dismissed: The peer knows us, and has closed the link for good.
         RefusedError: The peer does not know us (`STRANGER`), or belongs to another mesh (`link.foreign`).
         UnreachableError: The connection ended.
         ProtocolError: What came was no hello, or another node's.
@@ -72,6 +74,8 @@ async def exchange_hellos(tls: TlsStream, own: Hello, expected: NodeId) -> Greet
         if tls.refused:
             raise RefusedError("the peer does not know this node as a member", code=STRANGER) from error
         raise UnreachableError("the link broke before the peer said who it is", why=str(error)) from error
+    if frames[0].kind == FrameKind.LAST_WORD:
+        raise Dismissed(read_last_word(frames[0].payload))
     if frames[0].kind != FrameKind.HELLO:
         raise ProtocolError(
             "a link begins with a hello", why=f"the peer sent a {FrameKind(frames[0].kind).name}"

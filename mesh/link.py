@@ -1,4 +1,4 @@
-"""One link: a mux over a TLS stream, driven by three tasks; and a stream of it, as its user sees it.
+"""One link: a mux over a TLS stream, driven by three tasks.
 
 The reader feeds what arrives to the mux and hands its events out; the writer takes a little from the mux at a time,
 so that what is urgent goes ahead of all that was not taken; the third task keeps the mux's time, because the writer
@@ -7,26 +7,28 @@ may be stuck behind a peer that does not read, which is just when time matters.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Awaitable, Callable
+import secrets
+from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 import trio
 
-from mesh.errors import ProtocolError
+from mesh.errors import ProtocolError, UpgradeNeeded
+from mesh.framing import Frame, FrameKind, encode_frame
 from mesh.hello import Greeted, Hello
 from mesh.lanes import Lane
+from mesh.last_word import LastWord, read_last_word
+from mesh.link_streams import MuxStream
 from mesh.mux import Mux
 from mesh.mux_events import (
-    MESSAGE_BYTES_MAX,
     CloseWanted,
     LinkEnd,
     MuxConfig,
     MuxStatistics,
     NoticeReceived,
     PeerRetired,
-    ResetReason,
     StreamData,
     StreamOpened,
     StreamReset,
@@ -37,26 +39,11 @@ from mesh.transports.stream import Stream
 WRITE_BYTES = 32 * 1024
 """Taken from the mux at a time: what becomes urgent waits for this and what the kernel holds (`NOTSENT_LOWAT`)."""
 
-STREAM_QUEUE_BYTES = 128 * 1024
-"""A sender of many messages waits while more than this is queued on its stream."""
-
-ASSEMBLED_BYTES_MAX = 16 * 1024 * 1024
-"""Incomplete messages that a link may hold together, over all its streams."""
-
 _RECEIVE_BYTES = 64 * 1024
 _CLOSE_S = 1.0
 
 # Calls of ours at once on a link; together the mux's 256. Each lane has its own, or bulk would take the last one.
 _STREAMS_OF_LANE = {Lane.CONSENSUS: 32, Lane.CONTROL: 96, Lane.BULK: 128}
-
-
-class StreamBroken(trio.BrokenResourceError):
-    """The stream ended before its time: reset by the peer for a reason, or gone with its link (reason None)."""
-
-    def __init__(self, reason: int | None, why: str) -> None:
-        super().__init__(why)
-        self.reason = reason
-        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,167 +63,11 @@ class LinkUser(Protocol):
     def take_notice(self, link: Link, lane: Lane, payload: bytes) -> None:
         """Handle a notice at once."""
 
+    def take_last_word(self, link: Link, word: LastWord) -> None:
+        """The peer has said why it closes the link."""
+
     def link_retired(self, link: Link) -> None:
         """The peer opens no more streams here, and we must not either."""
-
-
-class MuxStream:
-    """One stream of a link. Messages or raw bytes; one reader and one writer at a time."""
-
-    def __init__(self, link: Link, number: int, lane: Lane, header: bytes) -> None:
-        self._link = link
-        self._number = number
-        self.lane = lane
-        self.header = header
-        self._arrived: deque[tuple[bytes, bool]] = deque()  # (payload, more)
-        self._end_arrived = False
-        self._end_sent = False
-        self._broken: tuple[int | None, str] | None = None
-        self._closed = False
-        self._readable = trio.lowlevel.ParkingLot()
-        self._writable = trio.lowlevel.ParkingLot()
-        self.on_broken: Callable[[], None] | None = None  # called once, when the stream breaks
-        self.on_closed: Callable[[], None] | None = None  # called once, when its user has done with it
-
-    async def send(self, payload: bytes, *, end: bool = False) -> None:
-        """Queue one message, after waiting until little is queued before it."""
-        await self._wait_writable()
-        self._link.mux.send(self._number, payload, end=end)
-        self._end_sent = end
-        self._link.wake()
-
-    async def receive(self, bytes_max: int) -> bytes | None:
-        """The next whole message; None when the peer has ended.
-
-        Raises:
-            StreamBroken: There will be none; with the reason LIMIT when it was larger than `bytes_max`.
-        """
-        parts: list[bytes] = []
-        size = 0
-        try:
-            while True:
-                piece = await self._next_piece()
-                if piece is None:
-                    if parts:
-                        self._refuse(ResetReason.PROTOCOL)
-                    return None
-                payload, more = piece
-                if not parts and not more:
-                    if len(payload) > bytes_max:
-                        self._refuse(ResetReason.LIMIT)
-                    return payload
-                parts.append(payload)
-                size += len(payload)
-                self._link.assembled_bytes += len(payload)
-                if size > bytes_max or self._link.assembled_bytes > ASSEMBLED_BYTES_MAX:
-                    self._refuse(ResetReason.LIMIT)
-                if not more:
-                    return b"".join(parts)
-        finally:
-            self._link.assembled_bytes -= size
-
-    async def receive_some(self, bytes_max: int) -> bytes:
-        """Raw bytes, message boundaries ignored; b"" when the peer has ended."""
-        while True:
-            piece = await self._next_piece(bytes_max)
-            if piece is None:
-                return b""
-            if piece[0]:
-                return piece[0]
-
-    def end(self) -> None:
-        """Nothing more follows from this side; the other may go on."""
-        if not self._end_sent and not self._closed and self._broken is None:
-            self._end_sent = True
-            self._link.mux.send(self._number, b"", end=True)
-            self._link.wake()
-
-    def reset(self, reason: ResetReason) -> None:
-        """End both ways at once. Does nothing to a stream that has ended already."""
-        if not self._closed:
-            self._close()
-            self._link.mux.reset(self._number, reason)
-            self._link.wake()
-
-    def close(self) -> None:
-        """Have done with the stream: what was sent still leaves, what still arrives is dropped."""
-        if self._closed:
-            return
-        self._close()
-        if not (self._end_sent and self._end_arrived):
-            self._link.mux.finish(self._number)
-            self._link.wake()
-
-    def was_sent(self) -> bool:
-        """Whether the peer may have seen anything of it."""
-        return self._link.mux.was_sent(self._number)
-
-    @property
-    def broken(self) -> bool:
-        """The peer has reset it, or its link is gone."""
-        return self._broken is not None
-
-    # Called by the link.
-
-    def arrived(self, event: StreamData) -> None:
-        if event.payload or not event.end:
-            self._arrived.append((event.payload, event.more))
-        self._end_arrived = event.end
-        self._readable.unpark_all()
-
-    def writable(self) -> None:
-        self._writable.unpark_all()
-
-    def broke(self, reason: int | None, why: str) -> None:
-        if self._broken is None:
-            self._broken = (reason, why)
-            self._unpark()
-            if self.on_broken is not None:
-                self.on_broken()
-
-    def _close(self) -> None:
-        self._closed = True
-        self._link.forget(self._number)
-        self._unpark()
-        if self.on_closed is not None:
-            self.on_closed()
-
-    def _unpark(self) -> None:
-        self._readable.unpark_all()
-        self._writable.unpark_all()
-
-    async def _next_piece(self, bytes_max: int = MESSAGE_BYTES_MAX) -> tuple[bytes, bool] | None:
-        while not self._arrived:
-            if self._closed:
-                raise trio.ClosedResourceError("this stream was closed here")
-            if self._end_arrived:
-                await trio.lowlevel.checkpoint()
-                return None
-            if self._broken is not None:
-                raise StreamBroken(*self._broken)
-            await self._readable.park()
-        payload, more = self._arrived.popleft()
-        if len(payload) > bytes_max:
-            self._arrived.appendleft((payload[bytes_max:], more))
-            payload, more = payload[:bytes_max], True
-        self._link.mux.consumed(self._number, len(payload))
-        if self._link.mux.has_frames():
-            self._link.wake()
-        return payload, more
-
-    async def _wait_writable(self) -> None:
-        while self._broken is None and not self._closed:
-            if self._link.mux.queued_bytes(self._number) <= STREAM_QUEUE_BYTES:
-                return
-            self._link.mux.watch_writable(self._number)
-            await self._writable.park()
-        if self._closed:
-            raise trio.ClosedResourceError("this stream was closed here")
-        raise StreamBroken(*(self._broken or (None, "the stream broke")))
-
-    def _refuse(self, reason: ResetReason) -> NoReturn:
-        self.reset(reason)
-        raise StreamBroken(reason, f"ended here (reason {reason})")
 
 
 class Link:
@@ -271,6 +102,9 @@ class Link:
         self._user: LinkUser | None = None
         self._nursery: trio.Nursery | None = None
         self._closing = False
+        self._last_word = b""  # ours: the last frame of the link
+        self._questions: list[bytes] = []  # pings of `prove` that have not left yet
+        self._proofs: dict[bytes, trio.Event] = {}
 
     @property
     def open(self) -> bool:
@@ -322,6 +156,25 @@ class Link:
         """End it at once; streams break, handlers are cancelled."""
         self._end(LinkOver(by_kernel=False, why=why))
 
+    def dismiss(self, frame: bytes, why: str) -> None:
+        """`close`, with a last frame that says why (`mesh.last_word`), if the peer still takes it."""
+        if self._over is None:
+            self._last_word = frame
+        self.close(why)
+
+    async def prove(self, within_s: float) -> bool:
+        """Whether the peer's process answers now; what it sent before the question proves nothing."""
+        if self._over is not None:
+            return False
+        question = secrets.token_bytes(8)
+        answered = self._proofs[question] = trio.Event()
+        self._questions.append(question)
+        self.wake()
+        with trio.move_on_after(within_s):
+            await answered.wait()
+        del self._proofs[question]
+        return answered.is_set() and self._over is None
+
     def retire(self) -> None:
         """Let running calls finish and then close; for a link that another has replaced."""
         self.mux.retire()
@@ -343,7 +196,7 @@ class Link:
     async def _read(self) -> None:
         try:
             for frame in self._greeted.early:
-                self.mux.receive(trio.current_time(), frame)
+                self._take_frame(trio.current_time(), frame)
             self._greeted.early.clear()
             self._hand_out()
             while True:
@@ -353,20 +206,32 @@ class Link:
                     return
                 now = trio.current_time()
                 for frame in self._greeted.decoder.feed(received):
-                    self.mux.receive(now, frame)
+                    self._take_frame(now, frame)
                 self._hand_out()
                 if self.mux.has_frames():
                     self.wake()
         except trio.BrokenResourceError as error:
             self._end(LinkOver(by_kernel=True, why=str(error)))
-        except ProtocolError as error:
+        except (ProtocolError, UpgradeNeeded) as error:
             self._end(LinkOver(by_kernel=False, why=str(error)))
+
+    def _take_frame(self, now: float, frame: Frame) -> None:
+        if frame.kind == FrameKind.LAST_WORD:
+            self._its_user().take_last_word(self, read_last_word(frame.payload))
+            self._end(LinkOver(by_kernel=False, why="the peer closed the link for good"))
+            return
+        if frame.kind == FrameKind.PONG and frame.payload in self._proofs:
+            self._proofs[frame.payload].set()
+        self.mux.receive(now, frame)
 
     async def _write(self) -> None:
         try:
             while True:
                 self._woken = trio.Event()
                 frames = self.mux.take_frames(WRITE_BYTES)
+                if self._questions:
+                    frames += b"".join(encode_frame(FrameKind.PING, question) for question in self._questions)
+                    self._questions.clear()
                 if frames or self._owes:
                     self._owes = False
                     await self._stream.send_all(frames)
@@ -439,6 +304,8 @@ class Link:
     def _end(self, over: LinkOver) -> None:
         if self._over is None:
             self._over = over
+            for proof in self._proofs.values():
+                proof.set()  # nobody has to wait for an answer any more
             self._scope.cancel()
 
     async def _clean_up(self) -> None:
@@ -447,4 +314,7 @@ class Link:
         for stream in streams.values():
             stream.broke(None, f"the link is gone: {why}")
         with trio.move_on_after(_CLOSE_S, shield=True):
+            if self._last_word:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._stream.send_all(self._last_word)
             await self._stream.aclose()

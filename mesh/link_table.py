@@ -15,6 +15,7 @@ import trio
 from mesh.hello import Hello
 from mesh.link import Link
 from mesh.names import NodeId
+from mesh.twins import same_start
 
 RACE_S = 6.0
 """Two links made within this may have been dialled at once: a dial takes five seconds at most. An older link loses to
@@ -98,10 +99,7 @@ class LinkTable:
             self._current[node_id] = link
             self._tell(LinkOpened(node_id, link.hello))
             return True
-        same_boot = (old.hello.boot_counter, old.hello.boot_nonce) == (
-            link.hello.boot_counter,
-            link.hello.boot_nonce,
-        )
+        same_boot = same_start(old.hello, link.hello)
         if not newer_wins(
             same_boot=same_boot,
             old_dialled=old.dialled,

@@ -15,14 +15,17 @@ from dataclasses import dataclass
 import trio
 
 from mesh.admission import AdmissionDesk, serve_join
-from mesh.budget import HANDSHAKE_S, BudgetStatistics, UnauthenticatedBudget
+from mesh.budget import HANDSHAKE_S, BudgetStatistics, Place, UnauthenticatedBudget
 from mesh.calls import LinkWentAway, call_on, stream_on, tunnel_on
 from mesh.dialling import SETTLED_S, DialState
-from mesh.errors import DeadlineError, FreecloudError, RefusedError, UnreachableError
-from mesh.hello import Hello, exchange_hellos
+from mesh.errors import DeadlineError, FreecloudError, UnreachableError
+from mesh.greeting import Greeter
+from mesh.hello import Hello
 from mesh.identity import Identity
 from mesh.lanes import Lane
-from mesh.link import Link, LinkOver, MuxStream
+from mesh.last_word import Dismissed, LastWord, Reason
+from mesh.link import Link, LinkOver
+from mesh.link_streams import MuxStream
 from mesh.link_table import LinkClosed as LinkClosed
 from mesh.link_table import LinkEvent as LinkEvent
 from mesh.link_table import LinkOpened as LinkOpened
@@ -73,6 +76,7 @@ class Peers:
         hello: What this node says of itself at the moment.
         rng: For the jitter of back-offs.
         desk: Admits joiners; without one they are turned away.
+        on_last_word: Called when a peer has closed a link for good, and said why.
         on_stranger: Called when either end of a connection was a stranger to the other, which may mean that this
             node's ledger is behind. The callee limits the rate.
         dial: The transport.
@@ -89,6 +93,7 @@ class Peers:
         rng: random.Random,
         desk: AdmissionDesk | None = None,
         on_stranger: Callable[[], None] = lambda: None,
+        on_last_word: Callable[[NodeId, LastWord], None] = lambda node_id, word: None,
         dial: Dialler = dial_tcp,
         config: MuxConfig | None = None,
     ) -> None:
@@ -99,10 +104,12 @@ class Peers:
         self._rng = rng
         self.desk = desk
         self._on_stranger = on_stranger
+        self._on_last_word = on_last_word
         self._dial_address = dial
         self._config = config or MuxConfig()
         self._contexts = TlsContexts(identity, trust)
         self._links = LinkTable(identity.node_id)
+        self._greeter = Greeter(trust, self._links, lambda: self._hello(), self._config)
         self._dials: dict[NodeId, DialState] = {}
         self._budget = UnauthenticatedBudget()
         self._nursery: trio.Nursery | None = None
@@ -137,6 +144,11 @@ class Peers:
         """The peer is known to be alive now: the next attempt need not wait."""
         self._dial_state(node_id).forget_failures()
 
+    def reach(self, node_id: NodeId) -> None:
+        """Have a link to this peer as soon as it can be had, though nothing is to be said to it yet."""
+        if self._links.get(node_id) is None:
+            self._start_dial(node_id)
+
     def linked(self) -> frozenset[NodeId]:
         """The peers with a link that calls can be made on."""
         return self._links.linked()
@@ -159,7 +171,10 @@ class Peers:
         """Close at once every link whose certificate the trust store no longer has (attack 6)."""
         for link in self._links.everyone():
             if self._trust.by_certificate(link.certificate) is None:
-                link.close("the peer is no longer a member")
+                why = "the peer is no longer a member"
+                if self._trust.was_removed(link.certificate):
+                    link.dismiss(self._greeter.last_word(Reason.REMOVED), why)
+                link.close(why)
         for node_id in [known for known in self._dials if self._trust.get(known) is None]:
             self._dials.pop(node_id).wake()
 
@@ -265,6 +280,9 @@ class Peers:
     def take_notice(self, link: Link, lane: Lane, payload: bytes) -> None:
         self._server.take_notice(self._trust, link.hello.node_id, lane, payload)
 
+    def take_last_word(self, link: Link, word: LastWord) -> None:
+        self._on_last_word(link.hello.node_id, word)
+
     def link_retired(self, link: Link) -> None:
         self._links.retired(link)
 
@@ -276,7 +294,7 @@ class Peers:
         if not self._budget.enter(address):
             await stream.aclose()
             return
-        place = _Place(self._budget, address)
+        place = Place(self._budget, address)
         try:
             await self._serve_stranger(stream, place)
         finally:
@@ -284,14 +302,14 @@ class Peers:
             with trio.move_on_after(1.0, shield=True):
                 await stream.aclose()
 
-    async def _serve_stranger(self, stream: Stream, place: _Place) -> None:
+    async def _serve_stranger(self, stream: Stream, place: Place) -> None:
         link: Link | None = None
         with trio.move_on_after(HANDSHAKE_S):
             try:
                 tls = TlsStream(stream, self._contexts.server(), server_side=True)
                 await tls.handshake()
                 if tls.protocol() == ALPN_MESH:
-                    link = await self._greet(
+                    link = await self._greeter.greet(
                         tls, self._trust.by_certificate(tls.peer_certificate() or b""), False
                     )
             except FreecloudError as error:
@@ -306,14 +324,10 @@ class Peers:
             else:
                 self._joins_refused += 1
 
-    async def _greet(self, tls: TlsStream, peer: TrustedPeer | None, dialled: bool) -> Link:
-        """The exchange of hellos, after which both ends are known."""
-        if peer is None or tls.peer_certificate() != peer.certificate:
-            raise RefusedError("the peer is no member that this node knows", code=STRANGER)
-        greeted = await exchange_hellos(tls, self._hello(), peer.node_id)
-        if self._trust.by_certificate(peer.certificate) is None:
-            raise RefusedError("the peer was removed a moment ago", code=STRANGER)
-        return Link(tls, certificate=peer.certificate, greeted=greeted, dialled=dialled, config=self._config)
+    def _note_refusal(self, node_id: NodeId, error: FreecloudError) -> None:
+        self._note_stranger(error)
+        if isinstance(error, Dismissed):
+            self._on_last_word(node_id, error.word)
 
     def _note_stranger(self, error: FreecloudError) -> None:
         if error.stable_code == STRANGER:
@@ -380,7 +394,7 @@ class Peers:
                     link, stream = await self._dial_one(address, peer)
                 except FreecloudError as failure:
                     error = failure
-                    self._note_stranger(failure)
+                    self._note_refusal(peer.node_id, failure)
                 else:
                     state.prefer(address)
                     break
@@ -408,7 +422,7 @@ class Peers:
                 stream = await self._dial_address(address)
                 tls = TlsStream(stream, self._contexts.dial(peer.certificate), server_side=False)
                 await tls.handshake()
-                return await self._greet(tls, peer, True), stream
+                return await self._greeter.greet(tls, peer, True), stream
             raise UnreachableError(f"{address} did not answer in time")
         except BaseException:
             if stream is not None:
@@ -423,17 +437,3 @@ class Peers:
         caller = Caller(self._identity.node_id, deadline)
         await self._nursery.start(self._server.serve_tunnel_here, self._trust, caller, kind, header, theirs)
         return ours
-
-
-class _Place:
-    """A place in the budget of strangers, given back once."""
-
-    def __init__(self, budget: UnauthenticatedBudget, address: str) -> None:
-        self._budget = budget
-        self._address = address
-        self._left = False
-
-    def leave(self) -> None:
-        if not self._left:
-            self._left = True
-            self._budget.leave(self._address)

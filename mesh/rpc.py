@@ -22,7 +22,7 @@ import trio
 
 from mesh.errors import DeadlineError, FreecloudError, Kind, ProtocolError, RefusedError, rebuild
 from mesh.lanes import Lane as Lane
-from mesh.link import MuxStream, StreamBroken
+from mesh.link_streams import MuxStream, StreamBroken
 from mesh.mux_events import MESSAGE_BYTES_MAX, ResetReason
 from mesh.names import NodeId, Role
 from mesh.trust import TrustStore

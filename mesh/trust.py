@@ -23,6 +23,7 @@ class TrustedPeer:
     name: str
     trusted: bool
     voter: bool
+    boot_nonce: bytes = b""  # of its start that the ledger names
 
 
 class TrustStore:
@@ -31,6 +32,7 @@ class TrustStore:
     def __init__(self, peers: Iterable[TrustedPeer] = ()) -> None:
         self._by_id: dict[NodeId, TrustedPeer] = {}
         self._by_certificate: dict[bytes, TrustedPeer] = {}
+        self._removed: frozenset[bytes] = frozenset()
         self._generation = 0
         self.update(peers)
 
@@ -39,8 +41,12 @@ class TrustStore:
         """Rises whenever the set of accepted certificates changes."""
         return self._generation
 
-    def update(self, peers: Iterable[TrustedPeer]) -> frozenset[NodeId]:
+    def update(self, peers: Iterable[TrustedPeer], removed: Iterable[bytes] = ()) -> frozenset[NodeId]:
         """Replace the members by these.
+
+        Args:
+            peers: The active members.
+            removed: The certificates of removed ones: they are told so (`mesh.last_word`), and nothing else.
 
         Returns:
             Those whose old certificate is no longer accepted: removed, or with another certificate now.
@@ -52,8 +58,10 @@ class TrustStore:
             for certificate, peer in self._by_certificate.items()
             if certificate not in certificates
         )
-        if certificates.keys() != self._by_certificate.keys():
+        banned = frozenset(removed) - certificates.keys()
+        if certificates.keys() != self._by_certificate.keys() or banned != self._removed:
             self._generation += 1
+        self._removed = banned
         self._by_id = fresh
         self._by_certificate = certificates
         return gone
@@ -61,6 +69,10 @@ class TrustStore:
     def by_certificate(self, certificate: bytes) -> TrustedPeer | None:
         """The member with exactly this certificate."""
         return self._by_certificate.get(certificate)
+
+    def was_removed(self, certificate: bytes) -> bool:
+        """Whether it is a removed member's: such a one may be told so."""
+        return certificate in self._removed
 
     def get(self, node_id: NodeId) -> TrustedPeer | None:
         """The member with this id."""
@@ -80,8 +92,11 @@ class TrustStore:
                 return peer is not None and peer.trusted and peer.voter
 
     def certificates(self) -> tuple[bytes, ...]:
-        """Every accepted certificate, for the TLS library."""
-        return tuple(self._by_certificate)
+        """Every certificate whose holder may prove that it has the key, for the TLS library.
+
+        That is all it proves: `by_certificate` says who is a member.
+        """
+        return (*self._by_certificate, *sorted(self._removed))
 
     def members(self) -> tuple[NodeId, ...]:
         """Everyone who may open a link."""

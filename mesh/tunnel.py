@@ -12,7 +12,7 @@ from typing import Protocol
 import trio
 
 from mesh.framing import PAYLOAD_BYTES_MAX
-from mesh.link import MuxStream
+from mesh.link_streams import MuxStream
 from mesh.mux_events import ResetReason
 
 _PIPE_CHUNKS = 8  # between two tasks of one node: as many pieces as one of them may run ahead

@@ -13,6 +13,7 @@ import trio
 
 from mesh.hello import Hello
 from mesh.identity import Identity, create_identity
+from mesh.last_word import Reason
 from mesh.names import MeshId, NodeId
 from mesh.peers import LinkClosed, LinkEvent, LinkOpened, Peers
 from mesh.rpc import RpcServer
@@ -32,6 +33,7 @@ class Node:
     server: RpcServer = field(default_factory=RpcServer)
     strangers: int = 0
     address: str = ""
+    last_words: list[tuple[NodeId, Reason]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.boot_nonce = secrets.token_bytes(8)
@@ -42,6 +44,7 @@ class Node:
             self.hello,
             rng=random.Random(1),
             on_stranger=self.note_stranger,
+            on_last_word=lambda node_id, word: self.last_words.append((node_id, word.reason)),
         )
         self.scope = trio.CancelScope()
 
@@ -72,8 +75,8 @@ class Node:
             identity.node_id, identity.public_key, identity.certificate, identity.node_id[:6], trusted, voter
         )
 
-    def knows(self, *members: TrustedPeer) -> None:
-        self.trust.update(members)
+    def knows(self, *members: TrustedPeer, removed: Iterable[bytes] = ()) -> None:
+        self.trust.update(members, removed)
         self.peers.trust_changed()
 
     async def start(self, nursery: trio.Nursery) -> None:

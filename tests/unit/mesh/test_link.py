@@ -15,7 +15,8 @@ from mesh.errors import DeadlineError, OutcomeUnknown, RefusedError
 from mesh.framing import FrameDecoder, FrameKind, encode_frame
 from mesh.hello import Greeted, Hello
 from mesh.lanes import Lane
-from mesh.link import Link, LinkOver, MuxStream, StreamBroken
+from mesh.link import Link, LinkOver
+from mesh.link_streams import MuxStream, StreamBroken
 from mesh.mux_events import MuxConfig
 from mesh.names import MeshId, NodeId
 from mesh.rpc import FAILURE, RPC, Call, Caller, Method, RpcServer, rebuilt

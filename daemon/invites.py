@@ -15,6 +15,7 @@ from daemon.membership import WELCOME, Welcome, own_shares
 from daemon.services import Services
 from gossip.members import MemberState
 from mesh.admission import JoinProfile, VerifiedJoin
+from mesh.errors import UnavailableError
 from mesh.identity import Identity
 from mesh.invite import InvitePin, InviteToken, encode_token, invite_signing_key
 from mesh.names import MeshId, NodeId
@@ -24,7 +25,11 @@ SECRET_BYTES = 16
 
 
 def make_invite(services: Services, *, uses: int, expires_ms: int, labels: Labels) -> tuple[str, Invite]:
-    """(the token as one line, the entry's invite). The secret is in the token alone."""
+    """(the token as one line, the entry's invite). The secret is in the token alone.
+
+    Raises:
+        UnavailableError: This node's copy of the ledger does not know it: nobody could be pointed to it.
+    """
     secret = secrets.token_bytes(SECRET_BYTES)
     token_id = secrets.token_hex(8)
     state = services.ledger.state
@@ -48,7 +53,13 @@ def _pins(services: Services) -> list[InvitePin]:
     """This node first, then up to two other trusted members that are alive."""
     views = services.gossip.view()
     members = services.ledger.state.active_members()
-    me = members[services.identity.node_id]
+    me = members.get(services.identity.node_id)
+    if me is None:
+        raise UnavailableError(
+            "this node has not learnt the ledger yet, so it can invite nobody",
+            hint="try again in a moment, or on another node",
+            code="ledger.empty",
+        )
     others = [
         member
         for node_id, member in sorted(members.items())

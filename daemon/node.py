@@ -385,6 +385,7 @@ class Node:
                 pulse=self._pulse,
                 started_at=trio.current_time(),
                 sandbox=self._probed.rung,
+                not_named=self._registration.notice,
                 stop=self._end,
             )
         )

@@ -44,4 +44,5 @@ class Services:
     pulse: Pulse
     started_at: float
     sandbox: str
+    not_named: Callable[[], str]  # what is said of this start as long as the ledger does not name it
     stop: Callable[[], None]

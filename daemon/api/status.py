@@ -77,6 +77,8 @@ def _warnings(services: Services, apps: list[dict[str, Any]]) -> list[str]:
     found = []
     if state.mesh is None:
         found.append("this node holds nothing yet: it learns the ledger from the other members")
+    if notice := services.not_named():
+        found.append(notice)
     trusted = [member for member in state.active_members().values() if member.trusted]
     if len(trusted) == 1:
         found.append("one node: what it holds dies with it; `freecloud invite` a second")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -159,11 +160,11 @@ class Cluster:
         """The node that a majority of the living takes for the leader."""
 
         def agreed() -> Daemon | None:
-            names = [node.status()["quorum"]["leader"] for node in self.nodes if node.pid is not None]
-            found = {name for name in names if name is not None}
-            if len(found) == 1 and len(names) == names.count(next(iter(found))):
-                leader = found.pop()
-                return next(node for node in self.nodes if node.name == leader)
+            living = [node for node in self.nodes if node.pid is not None]
+            named = Counter(node.status()["quorum"]["leader"] for node in living)
+            for name, count in named.items():
+                if count > len(living) // 2:
+                    return next((node for node in living if node.name == name), None)
             return None
 
         return wait_until("one leader", agreed)

@@ -21,9 +21,10 @@ def configure(parser: argparse.ArgumentParser, name: str) -> None:
 def run(options: argparse.Namespace) -> int:
     client = client_of(options)
     plan = client.get("/v1/recover")
-    rows = [[peer["name"], str(peer["term"]), str(peer["index"]), peer["text"]] for peer in plan["survivors"]]
+    columns = ("name", "epoch", "term", "index", "text")
+    rows = [[str(peer[column]) for column in columns] for peer in plan["survivors"]]
     if not options.json:
-        output.table(["survivor", "term", "index", "note"], rows)
+        output.table(["survivor", "epoch", "term", "index", "note"], rows)
         if plan["needed"]:
             output.note(plan["text"])
     if not plan["needed"]:

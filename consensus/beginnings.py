@@ -12,6 +12,11 @@ EPOCH_TERM_BITS = 32
 """Terms of one epoch; at an election a second they last for a century."""
 
 
+def term_in_epoch(term: int) -> int:
+    """A term as people count it: from the beginning of its epoch."""
+    return term & ((1 << EPOCH_TERM_BITS) - 1)
+
+
 def founding_write(node_id: NodeId, *, group: int = LEDGER_GROUP) -> GroupWrite:
     """What the founder of a group writes into its empty log: a configuration with itself as the only voter."""
     entry = LogEntry(1, 1, EntryKind.CONFIG, RAFT.encode(configuration_of(frozenset({node_id}))))

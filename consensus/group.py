@@ -250,7 +250,7 @@ class Group:
         """It did not answer, or refused with this code."""
         self._core.now = now
         if code == "fenced.diverged":
-            why = "this node's history is not the mesh's: it belongs to one that was given up"
+            why = "it belongs to a history that was given up"
             self._core.events.append(Fenced(why))
         self._observer.puller.failed(now, number)
         self._left_behind_at = -1

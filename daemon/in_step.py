@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from consensus.beginnings import term_in_epoch
 from consensus.disk import NoSpace
 from consensus.ledger import Ledger
 from consensus.records import MemberStatus
@@ -139,8 +140,12 @@ class InStep:
         leader = self._ledger.leader
         if leader != self._leader:
             self._leader = leader
-            text = f"{self._name(leader)} leads" if leader else "no leader"
-            self._events.add("leader.elected" if leader else "leader.lost", text)
+            if leader is None:
+                self._events.add("leader.lost", "no leader")
+            else:
+                status = self._ledger.status()
+                when = f"epoch {status.epoch}, term {term_in_epoch(status.term)}"
+                self._events.add("leader.elected", f"{self._name(leader)} leads ({when})")
 
     def _save(self) -> None:
         """Keep whom to call after a restart; written only when members come, go or move."""

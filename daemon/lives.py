@@ -34,10 +34,11 @@ async def run_node(config: Config) -> None:
         check_not_removed(home)
         try:
             await _live(config, home, ready)
-        except StartOver:
+        except StartOver as error:
             moved = move_aside(home, f"{wall_ms()}")
-            say(f"this home's memory was old: it was moved to {moved}, and is learnt anew")
-            await _live_anew(config, home, ready)
+            story = f"{error}: what this home remembered was moved to {moved}, and everything is learnt anew"
+            say(story)
+            await _live_anew(config, home, ready, story)
     except DamagedError as error:
         if error.stable_code not in MEMORY_DAMAGED:
             raise
@@ -50,10 +51,10 @@ async def run_node(config: Config) -> None:
         lock.release()
 
 
-async def _live_anew(config: Config, home: Home, ready: Ready) -> None:
+async def _live_anew(config: Config, home: Home, ready: Ready, story: str) -> None:
     """The life after a start over. A memory that is fenced minutes after it was born is not old: there is another."""
     try:
-        await _live(config, home, ready)
+        await _live(config, home, ready, story)
     except StartOver as error:
         raise FencedError(
             "the mesh has refused this home's memory twice",
@@ -63,16 +64,18 @@ async def _live_anew(config: Config, home: Home, ready: Ready) -> None:
         ) from error
 
 
-async def _live(config: Config, home: Home, ready: Ready) -> None:
+async def _live(config: Config, home: Home, ready: Ready, story: str = "") -> None:
     """One start. What ended it comes out of its nurseries as one error."""
     listeners = open_listeners(config, home)
     try:
-        await Node(config, home, listeners, ready).run()
+        await Node(config, home, listeners, ready, story).run()
     except BaseExceptionGroup as group:
         leaves = list(_leaves(group))
         for leaf in leaves:
-            if isinstance(leaf, StartOver) or (isinstance(leaf, FencedError) and leaf.stable_code == "fenced.diverged"):
-                raise StartOver from group
+            if isinstance(leaf, StartOver):
+                raise leaf from group
+            if isinstance(leaf, FencedError) and leaf.stable_code == "fenced.diverged":
+                raise StartOver(f"{leaf.what} ({leaf.why})") from group
         for leaf in leaves:
             if isinstance(leaf, FreecloudError) or is_disk_failure(leaf):
                 raise leaf from group

@@ -35,7 +35,7 @@ from daemon.own_record import OwnRecord
 from daemon.parting import Leaving, Parting
 from daemon.pulse import Pulse
 from daemon.ready import Ready
-from daemon.registration import Registration
+from daemon.registration import MEMORY_GONE, Registration
 from daemon.sealed_secrets import SealedSecrets
 from daemon.services import Services
 from daemon.sights import group_facts, sights_of
@@ -73,15 +73,20 @@ FOUND_S = 10.0
 
 
 class Node:
-    """The parts of one start of a node."""
+    """The parts of one start of a node.
 
-    def __init__(self, config: Config, home: Home, listeners: Listeners, ready: Ready) -> None:
+    Args:
+        story: What came before this start and should be told with it; "" for nothing.
+    """
+
+    def __init__(self, config: Config, home: Home, listeners: Listeners, ready: Ready, story: str = "") -> None:
         self._config = config
         self._home = home
         self._listeners = listeners
         self._ready = ready
         self._rng = random.Random()
         self._events = EventLog(wall_ms)
+        self._story = [story] if story else []
         self._pulse = Pulse()
         self._stop = trio.Event()
         self._leaving = Leaving.FOR_GOOD
@@ -129,7 +134,10 @@ class Node:
         self._belongs: MeshFile | None = await belong(
             self._config, home, self.identity, self._boot, mesh_address, remembers=not self._log.is_empty
         )
-        self._registration.hear(self._belongs.members if self._belongs else ())
+        if self._registration.hear(self._belongs.members if self._belongs else ()) and not self._story:
+            self._story.append(MEMORY_GONE)
+        for text in self._story:
+            self._events.add("node.memory", text)
         # No mesh file may also mean that a first start was cut short; what the log holds then is looked at again.
         self._founding = self._belongs is None
         self._mesh_id = self._belongs.mesh_id if self._belongs else new_mesh_id()
@@ -399,7 +407,7 @@ class Node:
     # --- beginning and end ----------------------------------------------------------------------------------
 
     def _tell_ready(self) -> None:
-        notices = [*self._listeners.notices]
+        notices = [*self._listeners.notices, *self._story]
         if self._probed.sandbox is None:
             notices.append("no sandbox works here, so this node takes no apps (install bubblewrap, or --unsandboxed)")
         if notice := self._registration.notice():

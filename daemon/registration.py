@@ -25,6 +25,8 @@ NO_QUORUM_S = 2.0
 REGISTER_S = 10.0
 """With a quorum in reach; being registered takes a second or two."""
 
+MEMORY_GONE = "the log of this home is gone: everything is learnt anew from the others, and until then it has no vote"
+
 
 class Registration:
     """What is known of this start, and what becomes of it.
@@ -56,13 +58,19 @@ class Registration:
         """Set once the ledger, as this node knows it, names this start."""
         return self.standing.named
 
-    def hear(self, members: tuple[Member, ...]) -> None:
-        """Take what the home, or the welcome of a joiner, says of the members: a welcome names this very start."""
+    def hear(self, members: tuple[Member, ...]) -> bool:
+        """Take what the home, or the welcome of a joiner, says of the members: a welcome names this very start.
+
+        Returns:
+            Whether this home's memory is gone: the node is known, and its log is new.
+        """
         mine = next((member for member in members if member.node_id == self._me), None)
         if mine is not None and mine.boot == self.boot:
             self.named.set()
             self._decided.set()
-        self.is_unsure = self._start.copied or (self._new_store and mine is not None and mine.boot != self.boot)
+        is_gone = self._new_store and mine is not None and mine.boot != self.boot
+        self.is_unsure = self._start.copied or is_gone
+        return is_gone
 
     async def run(self, ledger: Ledger, pulse: Pulse, stop_with: Callable[[FreecloudError], None]) -> None:
         """Have the ledger name this start; then let the next one follow on it."""

@@ -6,7 +6,6 @@ the home is an old copy, the disk lost its log, or another copy of this home run
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
 
 import trio
@@ -34,7 +33,7 @@ class Aside(Enum):
 
 
 class StartOver(Exception):
-    """This home's memory is old: it was moved aside, and the node is to start again as a learner."""
+    """This home's memory does not count (the reason as text): it is moved aside, and the node begins as a learner."""
 
 
 class Standing:
@@ -111,16 +110,26 @@ async def register(
         StartOver: The home is an old copy; its memory has to be moved aside.
         FencedError: Another copy of this home runs, or the node was removed.
     """
+    while True:
+        entry = RegisterBoot(node_id, start.boot, new_store, start.follows, doubt.doubted)
+        try:
+            await _insist(ledger, entry, pulse)
+        except RefusedError as error:
+            if entry.copied and not doubt.doubted:
+                continue  # meanwhile its owner has opened an epoch from this very memory
+            raise _what_to_do(error, is_alone=ledger.quorum().voters == (node_id,)) from error
+        else:
+            return
 
-    try:
-        # Looked at each time: whoever opens an epoch from a copy has said that this is the memory to go on from.
-        await _insist(
-            ledger, lambda: RegisterBoot(node_id, start.boot, new_store, start.follows, doubt.doubted), pulse
-        )
-    except RefusedError as error:
-        if error.stable_code in ("fenced.old", "fenced.store"):
-            raise StartOver from error
-        raise FencedError(error.what, why=error.why, hint=error.hint, code=error.stable_code) from error
+
+def _what_to_do(error: RefusedError, *, is_alone: bool) -> StartOver | FencedError:
+    """What a refused start does next: it gives up its memory only if others hold what it is to learn."""
+    if error.stable_code in ("fenced.old", "fenced.store"):
+        if not is_alone:
+            return StartOver(f"{error.what} ({error.why})")
+        why, hint = "the log and the counter of starts are not of the same moment", "restore all of this home at once"
+        return FencedError(error.what, why=why, hint=hint, code="fenced.torn")
+    return FencedError(error.what, why=error.why, hint=error.hint, code=error.stable_code)
 
 
 async def announce_level(ledger: Ledger, node_id: NodeId, pulse: Pulse) -> None:
@@ -128,15 +137,15 @@ async def announce_level(ledger: Ledger, node_id: NodeId, pulse: Pulse) -> None:
     member = ledger.state.members.get(node_id)
     if member is not None and member.feature_level != FEATURE_LEVEL:
         level = ChangeMember(node_id, None, None, None, None, None, None, None, FEATURE_LEVEL)
-        await _insist(ledger, lambda: level, pulse)
+        await _insist(ledger, level, pulse)
 
 
-async def _insist(ledger: Ledger, entry: Callable[[], RegisterBoot | ChangeMember], pulse: Pulse) -> None:
+async def _insist(ledger: Ledger, entry: RegisterBoot | ChangeMember, pulse: Pulse) -> None:
     """Propose until it is in; applied twice, it says the same."""
     while True:
         seen = pulse.count
         try:
-            await ledger.propose(entry(), deadline=trio.current_time() + PROPOSE_S)
+            await ledger.propose(entry, deadline=trio.current_time() + PROPOSE_S)
         except (UnavailableError, OutcomeUnknown):
             # No quorum now. Whatever changes may have brought one; the time limit is for what changes nothing here.
             with trio.move_on_after(RETRY_AFTER_S):

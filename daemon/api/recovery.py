@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.responses import Response
 
+from consensus.beginnings import term_in_epoch
 from consensus.recovery import Survivor
 from daemon.api.answers import document
 from daemon.api.body import read_json
@@ -73,7 +74,7 @@ def _row(services: Services, survivor: Survivor, best: Survivor) -> dict[str, An
         "name": _name(services, survivor.node_id),
         "id": survivor.node_id,
         "epoch": survivor.epoch,
-        "term": survivor.term,
+        "term": term_in_epoch(survivor.term),
         "index": survivor.index,
         "text": ", ".join(notes),
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from consensus.boot import Doubt, Start
-from consensus.ledger import Ledger
+from consensus.ledger import Ledger, Quorum
 from consensus.ledger_entries import RegisterBoot
 from consensus.ledger_state import LedgerState
 from consensus.records import BootMark, MemberStatus
@@ -29,17 +30,23 @@ class Answers:
     def __init__(self, *answers: FreecloudError | None) -> None:
         self.state = LedgerState()
         self.proposed: list[object] = []
+        self.voters = (ME, NodeId("other"))
+        self.doubt = Doubt(ME, doubted=START.copied)
+        self.on_answer: Callable[[], None] = lambda: None
         self._answers = list(answers)
 
     async def propose(self, entry: object, *, deadline: float) -> None:
         self.proposed.append(entry)
         answer = self._answers.pop(0)
+        self.on_answer()
         if answer is not None:
             raise answer
 
+    def quorum(self) -> Quorum:
+        return Quorum(self.voters, 1, True)
+
     async def register(self) -> None:
-        doubt = Doubt(ME, doubted=START.copied)
-        await register(cast(Ledger, cast(Any, self)), ME, START, new_store=False, doubt=doubt, pulse=Pulse())
+        await register(cast(Ledger, cast(Any, self)), ME, START, new_store=False, doubt=self.doubt, pulse=Pulse())
 
 
 @pytest.mark.autojump
@@ -55,6 +62,24 @@ async def test_an_old_memory_starts_over_and_a_clone_ends() -> None:
             await Answers(RefusedError("no", code=code)).register()
     with pytest.raises(FencedError, match="running already"):
         await Answers(RefusedError("n1 is running already", code="fenced.clone")).register()
+
+
+async def test_a_copy_from_which_its_owner_opened_an_epoch_is_not_moved_aside_for_what_was_said_before() -> None:
+    answers = Answers(RefusedError("a copy", code="fenced.old"), None)
+
+    def recover() -> None:
+        answers.doubt.doubted = False
+
+    answers.on_answer = recover
+    await answers.register()
+    assert [cast(RegisterBoot, entry).copied for entry in answers.proposed] == [True, False]
+
+
+async def test_a_memory_that_nobody_else_holds_is_never_moved_aside() -> None:
+    answers = Answers(RefusedError("n1 comes back with old state", code="fenced.old"))
+    answers.voters = (ME,)
+    with pytest.raises(FencedError, match="not of the same moment"):
+        await answers.register()
 
 
 NEWER = BootMark(b"s" * 16, 4, b"another!")

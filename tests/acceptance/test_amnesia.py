@@ -1,0 +1,343 @@
+"""Done when, line 4: homes that lost their memory, were copied, or are old, with real daemons (rules T3 and T5).
+
+Never two leaders in a term, nothing lost that was acknowledged and that a survivor holds, and each case is told in
+words. What the rules are, and why: docs/decisions/whose-memory.md.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from daemon.home import Home
+from tests.e2e.cluster import Cluster, Daemon, Done, cluster, wait_until
+from tests.e2e.crash_points import Kept
+
+LEADS = re.compile(r"(\S+) leads \((epoch \d+, term \d+)\)")
+MEMORY = ("log", "snapshots", "boot")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that an app's own user can pass through, with a path short enough for a socket."""
+    made = Path(tempfile.mkdtemp(prefix="fc-", dir="/tmp"))
+    made.chmod(0o711)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def mesh(folder: Path) -> Iterator[Cluster]:
+    with cluster(folder) as made:
+        yield made
+
+
+class Leaders:
+    """Who led in which term, by the word of the leaders themselves; a home is one node, whatever its name."""
+
+    def __init__(self) -> None:
+        self._led: defaultdict[str, set[Path]] = defaultdict(set)
+
+    def ask(self, *nodes: Daemon) -> None:
+        """Gather what these have told; to be called before one of them is killed, for its events die with it."""
+        for node in nodes:
+            for event in node.client.lines("GET", "/v1/events", query={"follow": 0}):
+                if (found := LEADS.fullmatch(event["text"])) is not None and found[1] == node.name:
+                    self._led[found[2]].add(node.home)
+
+    def check(self, *nodes: Daemon) -> None:
+        self.ask(*nodes)
+        assert self._led, "somebody has led"
+        doubled = {term: homes for term, homes in self._led.items() if len(homes) > 1}
+        assert not doubled
+
+
+def copy_home(node: Daemon, to: Path) -> Daemon:
+    """What a backup does: everything of the files that can be copied, as they are at this moment."""
+    subprocess.run(["cp", "-a", str(node.home), str(to)], check=True, timeout=60)
+    (to / "lock").write_text("")
+    return Daemon(node.name, to)
+
+
+def forget(node: Daemon) -> None:
+    """An emptied disk: the identity and whom to call are there, all that was remembered is gone."""
+    for part in MEMORY:
+        path = node.home / part
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def start(node: Daemon) -> Done:
+    """As a service manager does: on the ports that it had, under the name that it has."""
+    return node.run("up", "--detach", "--json")
+
+
+def told(done: Done) -> str:
+    assert done.status == 0, done.err
+    return " ".join(done.json["notices"])
+
+
+def votes_again(asked: Daemon, node: Daemon) -> None:
+    wait_until(f"{node.name} is a voter again", lambda: node.name in asked.status()["quorum"]["voters"])
+    wait_until("it has caught up", lambda: node.status()["quorum"]["voters"] == asked.status()["quorum"]["voters"])
+
+
+def all_vote(mesh: Cluster) -> None:
+    for node in mesh.nodes:
+        wait_until("all vote", lambda node=node: len(node.status()["quorum"]["voters"]) == len(mesh.nodes))
+
+
+def only_line(done: Done, status: int) -> str:
+    assert (done.status, done.err.count("\n")) == (status, 1), done
+    return done.err
+
+
+def moved_aside(node: Daemon) -> list[Path]:
+    return sorted(Home(node.home).lost_and_found.iterdir())
+
+
+# --- one home ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.deadline(240)
+def test_an_emptied_disk_returns_as_a_learner_even_if_it_is_emptied_twice(mesh: Cluster) -> None:
+    first, second, victim = mesh.start(3)
+    all_vote(mesh)
+    leaders, kept = Leaders(), Kept()
+    kept.add(victim)
+    leaders.ask(victim)
+    for _ in range(2):
+        victim.destroy()
+        forget(victim)
+        assert "the log of this home is gone" in told(start(victim))
+    kept.add(first)
+    votes_again(first, victim)
+    kept.all_in(victim)
+    assert not moved_aside(victim)
+    leaders.ask(second)
+    second.destroy()
+    wait_until("the two others decide", lambda: kept.add(first) is None)
+    wait_until("it has what was decided", lambda: kept.all_in(victim))
+    leaders.check(first, victim)
+
+
+@pytest.mark.deadline(240)
+def test_a_clone_beside_its_original_ends_at_every_start_and_the_original_does_not_notice(
+    mesh: Cluster, folder: Path
+) -> None:
+    first, second, original = mesh.start(3)
+    all_vote(mesh)
+    kept, leaders = Kept(), Leaders()
+    pid, address = original.pid, original.addresses["mesh"]
+    clone = copy_home(original, folder / "clone")
+    try:
+        for _ in range(2):
+            assert "another copy of this home is running" in only_line(start(clone), 4)
+            assert clone.pid is None
+        kept.add(original)
+        assert original.pid == pid
+        for node in (first, second):
+            (row,) = (row for row in node.client.get("/v1/nodes")["nodes"] if row["name"] == original.name)
+            assert (row["state"], row["address"]) == ("alive", address), row
+            told = [event["text"] for event in node.client.lines("GET", "/v1/events", query={"follow": 0})]
+            assert not [text for text in told if text in (f"{original.name} left", f"{original.name} is down")]
+        wait_until("all have it", lambda: all(kept.all_in(node) for node in mesh.nodes))
+        leaders.check(*mesh.nodes)
+    finally:
+        clone.destroy()
+
+
+@pytest.mark.deadline(240)
+def test_of_two_clones_started_at_once_one_takes_the_place_and_one_ends(mesh: Cluster, folder: Path) -> None:
+    first, _, original = mesh.start(3)
+    all_vote(mesh)
+    kept, leaders = Kept(), Leaders()
+    kept.add(original)
+    leaders.ask(original)
+    original.destroy()
+    clones = [copy_home(original, folder / name) for name in ("c1", "c2")]
+    mesh.nodes.remove(original)
+    mesh.nodes.extend(clones)
+    shutil.rmtree(original.home)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        ends = list(pool.map(start, clones))
+    wait_until("one is left", lambda: sum(clone.pid is not None for clone in clones) == 1)
+    ((stays, end),) = ((clone, end) for clone, end in zip(clones, ends, strict=True) if clone.pid is not None)
+    assert "comes back from a copy of its home" in told(end)
+    (gone,) = (clone for clone in clones if clone is not stays)
+    assert "another copy of" in (ends[clones.index(gone)].err + Home(gone.home).daemon_log.read_text())
+    votes_again(first, stays)
+    kept.add(stays)
+    kept.all_in(stays)
+    leaders.check(*(node for node in mesh.nodes if node is not gone))
+
+
+@pytest.mark.deadline(240)
+def test_a_week_old_home_is_moved_aside_and_learns_what_was_acknowledged_since(mesh: Cluster, folder: Path) -> None:
+    first, _, original = mesh.start(3)
+    all_vote(mesh)
+    kept, leaders = Kept(), Leaders()
+    kept.add(original)
+    backup = copy_home(original, folder / "backup")
+    for _ in range(3):
+        kept.add(original)
+    leaders.ask(original)
+    original.destroy()
+    shutil.rmtree(original.home)
+    backup.home.rename(original.home)
+    story = told(start(original))
+    assert "comes back from a copy of its home" in story
+    (aside,) = moved_aside(original)
+    assert str(aside) in story
+    assert sorted(part.name for part in aside.iterdir()) == sorted(MEMORY)
+    votes_again(first, original)
+    kept.all_in(original)
+    assert told(restarted(original)) == "", "it belongs here from now on"
+    leaders.check(*mesh.nodes)
+
+
+def restarted(node: Daemon) -> Done:
+    node.kill_daemon()
+    return start(node)
+
+
+@pytest.mark.deadline(240)
+@pytest.mark.parametrize("starts", [1, 3])
+def test_a_snapshot_of_the_disk_from_before_the_last_start_is_old_however_often_it_was_started(
+    mesh: Cluster, folder: Path, starts: int
+) -> None:
+    """A snapshot below the file system keeps what no copy keeps; the thread of starts tells all the same.
+
+    After one start its counter equals the one that the ledger knows, after three it is higher.
+    """
+    first, second, original = mesh.start(3)
+    all_vote(mesh)
+    kept, leaders = Kept(), Leaders()
+    leaders.ask(original)
+    original.kill_daemon()
+    saved = folder / "saved"
+    saved.mkdir()
+    for part in MEMORY:
+        subprocess.run(["cp", "-a", str(original.home / part), str(saved)], check=True, timeout=60)
+    assert told(start(original)) == ""
+    kept.add(original)
+    leaders.ask(original)
+    original.kill_daemon()
+    forget(original)
+    for part in MEMORY:
+        (saved / part).rename(original.home / part)
+    for node in (first, second)[: 2 if starts > 1 else 0]:
+        os.kill(node.pid or 0, signal.SIGSTOP)  # the first starts find nobody to ask
+    try:
+        for _ in range(starts - 1):
+            assert "no quorum yet" in told(start(original))
+            original.kill_daemon()
+    finally:
+        for node in (first, second):
+            os.kill(node.pid or 0, signal.SIGCONT)
+    assert "comes back with old state" in told(start(original))
+    votes_again(first, original)
+    kept.all_in(original)
+    leaders.check(*mesh.nodes)
+
+
+# --- a lost majority --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.deadline(240)
+def test_two_survivors_of_five_recover_and_the_old_ones_are_fenced_when_they_return(mesh: Cluster) -> None:
+    mesh.start(5)
+    all_vote(mesh)
+    kept, lost, leaders = Kept(), Kept(), Leaders()
+    leader = mesh.leader()
+    kept.add(leader)
+    survivors = [node for node in mesh.nodes if node is not leader][:2]
+    destroyed = [node for node in mesh.nodes if node not in survivors]
+    wait_until("the survivors have it", lambda: all(kept.all_in(node) for node in survivors))
+    for node in survivors:
+        node.kill_daemon()  # a paused one would find what it missed in its sockets
+    lost.add(leader)
+    leaders.ask(*destroyed)
+    for node in destroyed:
+        node.destroy()
+    shutil.rmtree(destroyed[-1].home)
+    for node in survivors:
+        assert "no quorum yet" in told(start(node))
+    one = survivors[0]
+    wait_until("they see each other", lambda: one.status()["quorum"]["reachable"] == 2)
+    recover(mesh, one, destroyed)
+    wait_until("both are in it", lambda: all(node.status()["mesh"]["epoch"] == 2 for node in survivors))
+    kept.add(one)
+    wait_until("the survivors have it", lambda: all(kept.all_in(node) for node in survivors))
+    for node in destroyed[:-1]:
+        story = told(start(node))
+        assert "this node's memory is not the mesh's any more" in story
+        assert re.search(r"was never agreed on in epoch 2|a history that was given up", story), story
+        (aside,) = moved_aside(node)
+        assert str(aside) in story and any((aside / "log").iterdir()), "what only it held is there"
+        votes_again(one, node)
+        kept.all_in(node)
+        assert node.status()["mesh"]["epoch"] == 2
+    leaders.check(*survivors, *destroyed[:-1])
+
+
+def recover(mesh: Cluster, asked: Daemon, lost: list[Daemon]) -> None:
+    """Nothing happens without the mesh's id typed; the plan names who is missed and what becomes of them."""
+    mesh_id = asked.status()["mesh"]["id"]
+    asking = asked.run("recover")
+    assert asking.status == 4 and "recover asks before it acts" in asking.err
+    assert f"not answering: {', '.join(sorted(node.name for node in lost))}" in asking.err
+    assert "would open epoch 2" in asking.err and "lost+found" in asking.err
+    wrong = asked.run("recover", "--yes", "yes")
+    assert wrong.status == 4 and "nothing was changed" in wrong.err
+    done = asked.run("recover", "--yes", mesh_id)
+    assert done.status == 0, done.err
+    assert "epoch 2 is open" in done.out
+    wait_until("it leads or hears who does", lambda: asked.status()["quorum"]["has_quorum"])
+    again = asked.run("recover", "--yes", mesh_id)
+    assert again.status == 4 and "there is nothing to recover" in again.err
+
+
+@pytest.mark.deadline(240)
+def test_a_moved_home_of_a_mesh_that_has_no_others_waits_for_its_owner_s_word(mesh: Cluster, folder: Path) -> None:
+    """It may be an old copy of a home that others still follow: it gives no vote, but its owner may go on from it."""
+    (only,) = mesh.start(1)
+    kept, leaders = Kept(), Leaders()
+    kept.add(only)
+    leaders.ask(only)
+    only.destroy()
+    moved = copy_home(only, folder / "moved")
+    mesh.nodes[:] = [moved]
+    shutil.rmtree(only.home)
+    assert "this home is a copy, or was moved" in told(start(moved))
+    assert "this home is a copy, or was moved" in " ".join(moved.status()["warnings"])
+    assert not moved.status()["quorum"]["has_quorum"]
+    done = moved.run("recover", "--yes", moved.status()["mesh"]["id"])
+    assert done.status == 0, done.err
+    kept.add(moved)
+    kept.check(moved)
+    wait_until("nothing is left to warn of", lambda: "copy" not in " ".join(moved.status()["warnings"]))
+    assert told(restarted(moved)) == ""
+    kept.check(moved)
+    leaders.check(moved)
+
+
+@pytest.mark.deadline(120)
+def test_an_emptied_home_without_anybody_to_learn_from_says_so(mesh: Cluster) -> None:
+    first, second = mesh.start(2)
+    first.destroy()
+    second.destroy()
+    forget(second)
+    story = told(start(second))
+    assert "the log of this home is gone" in story and "no quorum yet" in story
+    assert "has not learnt the ledger yet" in only_line(second.run("invite"), 5)
+    assert start(first).status == 0

@@ -104,9 +104,8 @@ class Node:
             nursery.start_soon(self._watch_signals)
             await nursery.start(self._peers.run, [_listener(self._listeners.mesh)])
             await self._start_ledger(nursery)
+            self._reach_out()
             if self._registration.is_unsure:
-                for node_id in self._trust.members():  # whoever of them hears another start of this node says so
-                    self._peers.reach(node_id)
                 nursery.start_soon(self._take_part_once_named, nursery)
             else:
                 await self._take_part(nursery)
@@ -265,6 +264,12 @@ class Node:
         assert mesh is not None, "the first entry makes the mesh"
         self._mesh_id = mesh.mesh_id
 
+    def _reach_out(self) -> None:
+        """Whoever decides names this start, or tells that it was removed; any member may hear another start of it."""
+        voters = () if self._registration.is_unsure else self._ledger.quorum().voters
+        for node_id in voters or self._trust.members():
+            self._peers.reach(node_id)
+
     async def _take_part_once_named(self, nursery: trio.Nursery) -> None:
         await self._registration.named.wait()
         await self._take_part(nursery)
@@ -321,7 +326,6 @@ class Node:
             bundles=self._bundles,
             reports=self._runner.reports,
         )
-
         self._parting = Parting(
             ledger=self._ledger,
             gossip=self._gossip,

@@ -19,7 +19,7 @@ from daemon.standing import Standing, announce_level, register
 from mesh.errors import FreecloudError
 from mesh.names import NodeId
 
-NO_QUORUM_S = 2.0
+NO_QUORUM_S = 3.0
 """A start that has found no quorum by then serves without one, and says so."""
 
 REGISTER_S = 10.0
@@ -95,7 +95,7 @@ class Registration:
         with trio.move_on_after(NO_QUORUM_S):
             await self._decided.wait()
         quorum = ledger.quorum()
-        if quorum.reachable >= quorum.needed:
+        if quorum.reachable - self.doubt.doubted >= quorum.needed:
             with trio.move_on_after(REGISTER_S):
                 await self._decided.wait()
 

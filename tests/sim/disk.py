@@ -91,7 +91,7 @@ class SimDisk:
         self._effect()
         self._counts.fsyncs += 1
         inode = self._open[file]
-        if self._faults.fsyncs_failing:
+        if self._faults.fsyncs_failing and not self._faults.lying:  # a liar never says that it failed
             self._faults.fsyncs_failing -= 1
             self._counts.fsyncs_failed += 1
             inode.forget_pending(self._rng)
@@ -124,7 +124,7 @@ class SimDisk:
     def sync_folder(self) -> None:
         self._effect()
         self._counts.fsyncs += 1
-        if self._faults.fsyncs_failing:
+        if self._faults.fsyncs_failing and not self._faults.lying:
             self._faults.fsyncs_failing -= 1
             self._counts.fsyncs_failed += 1
             raise DiskError("cannot make names durable", why="Input/output error")

@@ -73,10 +73,10 @@ class GossipProcess:
     def next_deadline(self) -> float:
         return self.gossip.swim.next_deadline()
 
-    def start_number(self) -> int:
-        return int(self.life.partition(".")[2])
+    def start_mark(self) -> str:
+        return self.life
 
-    def starts_known(self) -> dict[str, int]:
+    def starts_known(self) -> dict[str, str]:
         return {}
 
     def leads(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
@@ -34,10 +34,10 @@ class Process(Protocol):
     def next_deadline(self) -> float:
         """When to wake it, on its own monotonic clock."""
 
-    def start_number(self) -> int:
-        """Which start of its home this is, as its own disk counts them."""
+    def start_mark(self) -> object:
+        """Which start of which memory this is; equal for the same one alone."""
 
-    def starts_known(self) -> dict[str, int]:
+    def starts_known(self) -> Mapping[str, object]:
         """The newest start of each node, by name, as far as its copy of what is agreed tells."""
 
     def leads(self) -> bool:

@@ -9,6 +9,7 @@ import argparse
 import multiprocessing
 import os
 import sys
+from multiprocessing.pool import Pool
 
 from tests.sim.gossip_run import GossipReport
 from tests.sim.mutants import consensus, gossip
@@ -33,13 +34,14 @@ def _try(task: tuple[int, int]) -> Report | GossipReport | None:
     return report
 
 
-def hunt(place: int, pool: multiprocessing.pool.Pool, budget: int) -> tuple[Report | GossipReport | None, int]:
-    """The first seed of the budget that catches the mutant at this place, and how many were run."""
-    tasks = [(place, seed) for seed in range(1, budget + 1)]
-    for tried, report in enumerate(pool.imap(_try, tasks), 1):
-        if report is not None:
-            return report, tried
-    return None, budget
+def hunt(place: int, pool: Pool, budget: int, batch: int) -> Report | GossipReport | None:
+    """The first seed of the budget that catches the mutant at this place."""
+    for first in range(1, budget + 1, batch):
+        tasks = [(place, seed) for seed in range(first, min(first + batch, budget + 1))]
+        found = next((report for report in pool.map(_try, tasks, chunksize=1) if report is not None), None)
+        if found is not None:
+            return found
+    return None
 
 
 def main() -> int:
@@ -48,17 +50,18 @@ def main() -> int:
     parser.add_argument("--budget", type=int, default=BUDGET)
     arguments = parser.parse_args()
     needed: list[int] = []
-    for place, mutant in enumerate(all_mutants()):
-        if arguments.names and not any(name in mutant.name for name in arguments.names):
-            continue
-        with multiprocessing.get_context("forkserver").Pool(os.cpu_count()) as pool:
-            report, tried = hunt(place, pool, arguments.budget)
-        if report is None:
-            print(f"{mutant.number:>3} {mutant.name:<36} NOT CAUGHT in {tried} seeds", flush=True)
-            needed.append(arguments.budget + 1)
-        else:
-            needed.append(report.seed)
-            print(f"{mutant.number:>3} {mutant.name:<36} seed {report.seed:<4} {report.failure}", flush=True)
+    workers = os.cpu_count() or 1
+    with multiprocessing.get_context("forkserver").Pool(workers) as pool:
+        for place, mutant in enumerate(all_mutants()):
+            if arguments.names and not any(name in mutant.name for name in arguments.names):
+                continue
+            report = hunt(place, pool, arguments.budget, workers)
+            if report is None:
+                print(f"{mutant.number:>3} {mutant.name:<40} NOT CAUGHT in {arguments.budget} seeds", flush=True)
+                needed.append(arguments.budget + 1)
+            else:
+                needed.append(report.seed)
+                print(f"{mutant.number:>3} {mutant.name:<40} seed {report.seed:<4} {report.failure}", flush=True)
     caught = [seed for seed in needed if seed <= arguments.budget]
     if needed:
         print(f"{len(caught)} of {len(needed)} caught; median of the seeds needed: {sorted(needed)[len(needed) // 2]}")

@@ -12,6 +12,7 @@ from consensus.group_effects import Mode
 from consensus.ledger_entries import Entry, RegisterBoot
 from consensus.ledger_state import LedgerState
 from consensus.raft.messages import Envelope
+from consensus.records import BootMark
 from mesh.errors import FencedError
 from mesh.names import NodeId
 from tests.sim.agreeing import Agreeing
@@ -99,12 +100,12 @@ class Node:
             self._look_at,
         )
 
-    def start_number(self) -> int:
-        return self.agreeing.boot.counter
+    def start_mark(self) -> BootMark:
+        return self.agreeing.boot
 
-    def starts_known(self) -> dict[str, int]:
+    def starts_known(self) -> dict[str, BootMark]:
         members = self.state.active_members()
-        return {self._names[known]: members[known].boot.counter for known in members if known in self._names}
+        return {self._names[known]: members[known].boot for known in members if known in self._names}
 
     def leads(self) -> bool:
         return self.agreeing.group.leader == self._me

@@ -166,11 +166,9 @@ class World:
         """
         if host.process is None:
             return False
-        present = host.process.start_number()
-        others = [other for other in self.hosts.values() if other is not host]
-        return all(
-            other.process is not None and other.process.starts_known().get(host.name, 0) >= present for other in others
-        )
+        present = host.process.start_mark()
+        others = [other.process for other in self.hosts.values() if other is not host]
+        return all(other is not None and other.starts_known().get(host.name) == present for other in others)
 
     def may_lose_memory(self, host: Host) -> bool:
         """True if every configuration in force anywhere still has a majority with whole memories without it."""

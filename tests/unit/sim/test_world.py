@@ -50,11 +50,11 @@ class Toy:
     def next_deadline(self) -> float:
         return self._due
 
-    def start_number(self) -> int:
-        return int(self.life.partition(".")[2])
+    def start_mark(self) -> str:
+        return self.life
 
-    def starts_known(self) -> dict[str, int]:
-        return {name: host.lives for name, host in self._world.hosts.items()}
+    def starts_known(self) -> dict[str, str]:
+        return {name: f"{name}.{host.lives}" for name, host in self._world.hosts.items()}
 
     def leads(self) -> bool:
         return self.life.startswith("n1.")

@@ -109,7 +109,7 @@ def peer_facts(machine: StateMachine) -> PeerFacts:
 
     def fact_of(node_id: NodeId) -> PeerFact | None:
         member = machine.members.get(node_id)
-        return None if member is None else PeerFact(member.boot.store_id, may_vote=not member.relearn)
+        return None if member is None else PeerFact(mark_of(node_id, member.boot), may_vote=not member.relearn)
 
     return fact_of
 

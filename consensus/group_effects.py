@@ -14,7 +14,7 @@ from typing import Protocol
 from consensus.log_records import GroupWrite
 from consensus.pull import Pull
 from consensus.raft.config import RaftConfig
-from consensus.raft.messages import Configuration, SnapshotMeta
+from consensus.raft.messages import Configuration, ReplicaMark, SnapshotMeta
 from consensus.raft.outputs import Event, Outgoing, RaftStatus, ReadReady, ReadRefused
 from mesh.names import MeshId, NodeId
 
@@ -43,8 +43,12 @@ class StateMachine(Protocol):
 class PeerFact:
     """What the agreed state says of a node's memory (rule T3)."""
 
-    store_id: bytes
+    mark: ReplicaMark  # its memory, and the newest start of it that was registered
     may_vote: bool  # False: its log is new, and it was not made a voter anew since
+
+    @property
+    def store_id(self) -> bytes:
+        return self.mark.store_id
 
 
 PeerFacts = Callable[[NodeId], PeerFact | None]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from consensus.group_core import GroupCore
 from consensus.group_effects import Settled
 from consensus.log_records import GroupWrite
-from consensus.raft.messages import FROM_LEADER, Configuration, Envelope, SnapshotMeta
+from consensus.raft.messages import FROM_LEADER, Configuration, Envelope, ReplicaMark, SnapshotMeta
 from consensus.raft.outputs import (
     BecameFollower,
     BecameLeader,
@@ -40,7 +40,7 @@ class Replica:
         self._pending: dict[int, tuple[int, int]] = {}  # index → term, token
         self._reading: dict[int, None] = {}  # tokens that Raft owes an answer; bounded by its `reads_max`
         self._received = bytearray()
-        self._known: dict[NodeId, bytes] | None = None
+        self._known: dict[NodeId, ReplicaMark] | None = None
         self._known_for: Configuration | None = None
         log = core.log.mirror
         core.leader = None
@@ -206,7 +206,7 @@ class Replica:
         core = self._core
         members = self.raft.status().configuration
         facts = {node_id: core.facts(node_id) for node_id in members.everyone()}
-        known = {node_id: fact.store_id for node_id, fact in facts.items() if fact is not None}
+        known = {node_id: fact.mark for node_id, fact in facts.items() if fact is not None}
         if known != self._known or members != self._known_for:
             self._known, self._known_for = known, members
             self.raft.set_known_marks(known)

@@ -27,14 +27,14 @@ class Fences:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._known: dict[NodeId, bytes] = {}
+        self._known: dict[NodeId, ReplicaMark] = {}
         self._known_at = 0
         self._newest: dict[NodeId, ReplicaMark] = {}
         self._told: dict[NodeId, str] = {}
         self._epoch_told = core.epoch
 
-    def set_known(self, known: Mapping[NodeId, bytes]) -> None:
-        """Take the word of the ledger, as applied by now, for each node's store."""
+    def set_known(self, known: Mapping[NodeId, ReplicaMark]) -> None:
+        """Take the word of the ledger, as applied by now, for each node's store and newest registered start."""
         self._known = dict(known)
         self._known_at = self._core.log.applied
         self._told.clear()
@@ -58,7 +58,7 @@ class Fences:
 
     def is_foreign(self, mark: ReplicaMark) -> bool:
         """Whether the ledger knows another store for this node, and it was not made a voter since."""
-        if self._known.get(mark.node_id, mark.store_id) == mark.store_id:
+        if self._known.get(mark.node_id, mark).store_id == mark.store_id:
             return False
         return not self._core.members.was_promoted_after(mark.node_id, self._known_at)
 
@@ -80,7 +80,15 @@ class Fences:
         return self._refuse_start(mark)
 
     def _refuse_start(self, mark: ReplicaMark) -> str | None:
+        known = self._known.get(mark.node_id)
         newest = self._newest.get(mark.node_id)
+        if known is not None and known.store_id == mark.store_id and known.boot_counter >= mark.boot_counter:
+            if known.boot_counter > mark.boot_counter:
+                return "the ledger knows a later start of the sender"
+            if known.boot_nonce != mark.boot_nonce:
+                return "another copy of the sender registered this start first"
+            if newest is None or newest.boot_counter <= known.boot_counter:
+                newest = self._newest[mark.node_id] = known  # whoever was heard first: this one is the registered one
         if newest is None or newest.store_id != mark.store_id or newest.boot_counter < mark.boot_counter:
             if len(self._newest) < SEEN_MAX or newest is not None:
                 self._newest[mark.node_id] = mark

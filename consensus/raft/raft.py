@@ -224,12 +224,13 @@ class Raft:
         elif node_id == (self._core.leader or self._core.vote):
             self._roles.election.leader_link_closed()
 
-    def set_known_marks(self, known: Mapping[NodeId, bytes]) -> None:
-        """The stores that the ledger knows, as of the applied index; replies of others no longer count (T3)."""
+    def set_known_marks(self, known: Mapping[NodeId, ReplicaMark]) -> None:
+        """The stores and starts that the ledger knows, as of the applied index; replies of others do not count (T3)."""
         self._roles.fences.set_known(known)
         if self._roles.leadership is not None:
             for peer in self._roles.leadership.replication.peers.values():
-                if peer.store_id is not None and peer.store_id != known.get(peer.node_id, peer.store_id):
+                mark = known.get(peer.node_id)
+                if peer.store_id is not None and mark is not None and peer.store_id != mark.store_id:
                     peer.forget()
 
     def allow_votes(self, now: float) -> None:

@@ -12,6 +12,12 @@ from consensus.raft.outputs import ReadReady
 from mesh.names import NodeId
 from tests.unit.consensus.cluster import Cluster, Node, founded
 
+
+def known_store(node_id: NodeId, store_id: bytes) -> PeerFact:
+    """The ledger's word on a node's memory, when no start of it is registered."""
+    return PeerFact(ReplicaMark(node_id, store_id, 0, b""), may_vote=True)
+
+
 SHORT = GroupConfig(raft=RaftConfig(log_keep_entries=5), snapshot_entries=20)
 
 
@@ -300,7 +306,7 @@ def test_a_replica_whose_log_is_new_does_not_vote_before_it_is_known() -> None:
     cluster.propose(b"one")
     cluster.run(2)
     stores = {node.name: node.store.store_id for node in cluster.nodes.values()}
-    cluster.facts = lambda machine: lambda node_id: PeerFact(stores[node_id], may_vote=True)
+    cluster.facts = lambda machine: lambda node_id: known_store(node_id, stores[node_id])
     for node in cluster.nodes.values():
         node.crash(wipe=node.name == "b")
         node.start()
@@ -317,7 +323,7 @@ def test_a_replica_whose_log_is_new_does_not_vote_before_it_is_known() -> None:
 def test_whoever_lost_its_log_grants_no_vote_even_to_those_who_do_not_know() -> None:
     cluster = founded("abc")
     stores = {node.name: node.store.store_id for node in cluster.nodes.values()}
-    cluster.facts = lambda machine: lambda node_id: PeerFact(stores[node_id], may_vote=True)
+    cluster.facts = lambda machine: lambda node_id: known_store(node_id, stores[node_id])
     cluster["b"].crash(wipe=True)
     cluster["b"].start()
     lost = cluster["b"].group

@@ -120,7 +120,7 @@ class Node:
             now=self.cluster.now,
             may_vote=self.may_vote,
         )
-        self.raft.set_known_marks(self.cluster.stores)
+        self.raft.set_known_marks(self.cluster.known)
         self.cluster.drain(self)
 
     def crash(self) -> None:
@@ -175,7 +175,7 @@ class Cluster:
         self.cuts: set[tuple[NodeId, NodeId]] = set()
         self.stalled: set[NodeId] = set()
         self.nodes: dict[NodeId, Node] = {}
-        self.stores: dict[NodeId, bytes] = {}  # what the ledger would know
+        self.known: dict[NodeId, ReplicaMark] = {}  # the ledger's word: stores, no start
         self.leaders: dict[int, NodeId] = {}
         self.committed: dict[int, LogEntry] = {}
         self.acknowledged = 0
@@ -198,7 +198,7 @@ class Cluster:
         stored.snapshot = SnapshotMeta(0, 0, configuration or configuration_of(frozenset()))
         node = Node(self, node_id, stored)
         self.nodes[node_id] = node
-        self.stores[node_id] = stored.store_id
+        self.known[node_id] = ReplicaMark(node_id, stored.store_id, 0, b"")
         node.start()
         return node
 
@@ -459,10 +459,10 @@ class Cluster:
         node.may_vote = False
         node.promotion = None
         node.start()
-        self.stores[node.node_id] = node.stored.store_id
+        self.known[node.node_id] = ReplicaMark(node.node_id, node.stored.store_id, 0, b"")
         for other in list(self.nodes.values()):
             if other.raft is not None:
-                other.raft.set_known_marks(self.stores)
+                other.raft.set_known_marks(self.known)
 
     def readmit(self) -> None:
         """The leader's duty: whose store is new becomes a learner, then a voter; then it may vote again (rule T3)."""

@@ -318,7 +318,7 @@ def test_leadership_moves_within_a_few_round_trips() -> None:
 def test_a_store_that_the_ledger_does_not_know_is_not_counted() -> None:
     talk = Dialogue()
     talk.become_leader()
-    talk.raft.set_known_marks({name(2): mark(2).store_id})
+    talk.raft.set_known_marks({name(2): mark(2, boot=0)})
     talk.hear(2, Appended(1), sender=mark(2, store=9))
     assert talk.status.commit == 0
     talk.hear(2, Appended(1))
@@ -334,7 +334,7 @@ def test_a_store_that_was_readmitted_after_the_ledgers_word_is_counted() -> None
         LogEntry(2, 1, EntryKind.CONFIG, RAFT.encode(again)),
     ]
     talk = Dialogue(entries=entries, term=1)
-    talk.raft.set_known_marks({name(2): mark(2, store=8).store_id})
+    talk.raft.set_known_marks({name(2): mark(2, store=8, boot=0)})
     talk.become_leader()
     talk.hear(2, Appended(3))
     assert talk.status.commit == 3
@@ -354,6 +354,22 @@ def test_an_older_start_and_a_twin_are_not_heard() -> None:
     assert talk.status.term == 1
     assert len([event for event in talk.events if isinstance(event, MessageFenced)]) == 3
     talk.hear(2, VoteRequest(9, 9, transfer=True), term=8, sender=mark(2, boot=6))
+    assert talk.status.term == 8
+
+
+def test_of_two_copies_the_one_that_the_ledger_registered_is_heard_whoever_spoke_first() -> None:
+    """Fault D6: both count the same start; which of them a replica heard first is chance."""
+    from consensus.raft.messages import VoteReply, VoteRequest
+
+    talk = Dialogue()
+    talk.hear(2, Heartbeat(0, 0), term=1, sender=mark(2, boot=5, nonce=9))
+    talk.raft.set_known_marks({name(2): mark(2, boot=5)})
+    for other in (mark(2, boot=5, nonce=9), mark(2, boot=4)):
+        talk.hear(2, VoteRequest(9, 9, transfer=True), term=8, sender=other)
+    talk.wrote()
+    talk.says_nothing_of(VoteReply)
+    assert talk.status.term == 1
+    talk.hear(2, VoteRequest(9, 9, transfer=True), term=8, sender=mark(2, boot=5))
     assert talk.status.term == 8
 
 

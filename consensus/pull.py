@@ -135,6 +135,7 @@ class Puller:
         self._pieces: bytearray | None = None  # a snapshot is being fetched
         self._meta: SnapshotMeta | None = None
         self._due: Pull | None = None
+        self._last: NodeId | None = None  # who was asked last
 
     @property
     def is_running(self) -> bool:
@@ -208,8 +209,8 @@ class Puller:
         if self._running and self._asked is None and self._next_at == ASLEEP:
             all_stale = self._stale_answers >= max(1, len(self._sources))
             self._next_at = now if self._patient and not all_stale else now + LOOK_AROUND_S
-            if not self._patient and self._sources:
-                self._sources.append(self._sources.pop(0))
+            if not self._patient and self._last is not None:
+                self._put_last(self._last)
 
     def failed(self, now: float, number: int) -> None:
         """No answer, or a refusal."""
@@ -264,6 +265,7 @@ class Puller:
             request = PieceRequest(self.mesh_id, self._group, self.epoch, at, len(self._pieces))
         else:
             request = PullRequest(self.mesh_id, self._group, self.epoch, index, term, int(wait_s * 1000))
+        self._last = self._sources[0]
         self._asked = self._due = Pull(self._number, self._sources[0], request, wait_s + ANSWER_S)
         self._answer_until = now + wait_s + ANSWER_S
 

@@ -68,3 +68,19 @@ def test_when_all_are_out_of_touch_they_are_asked_in_turn_without_haste() -> Non
     assert asked[:3] == asked[3:6] == asked[6:9]
     assert now >= 6 * LOOK_AROUND_S
     assert machine.next_deadline() < inf
+
+
+def test_who_looks_for_a_newer_epoch_asks_every_source_however_stale_their_answers() -> None:
+    """Two survivors of a lost majority asked each other for ever, and never the third that had opened the epoch."""
+    for sources in ([A, B], [A, B, C]):
+        machine = Puller(MeshId("m"), 0, 1, position=lambda: (7, 1), rng=random.Random(1))
+        machine.set_sources(sources, 0.0)
+        machine.start(0.0, patient=False)
+        now, asked = 0.0, []
+        for _ in sources:
+            number, to, _ = ask(machine, now)
+            asked.append(to)
+            machine.answered(now, number, answer(STALE_S + 1))
+            machine.go_on(now)
+            now += LOOK_AROUND_S
+        assert sorted(asked) == sources

@@ -23,13 +23,18 @@ def founding_write(node_id: NodeId, *, group: int = LEDGER_GROUP) -> GroupWrite:
     return GroupWrite(group, hard_state=HardState(1, None), entries=(entry,), epoch=1)
 
 
+def opening_term(epoch: int) -> int:
+    """The first term of an epoch; no election of those before can get there."""
+    return epoch << EPOCH_TERM_BITS
+
+
 def recovering_write(node_id: NodeId, epoch: int, last_index: int, *, group: int = LEDGER_GROUP) -> GroupWrite:
     """What the best survivor of a lost majority writes behind its log.
 
     Its terms begin where no election of the epochs before can get: an entry of the old epoch must never be taken for
     one of the new because index and term are equal.
     """
-    term = epoch << EPOCH_TERM_BITS
+    term = opening_term(epoch)
     members = configuration_of(frozenset({node_id}))
     entry = LogEntry(last_index + 1, term, EntryKind.CONFIG, RAFT.encode(members))
     return GroupWrite(group, hard_state=HardState(term, None), entries=(entry,), epoch=epoch)

@@ -132,7 +132,7 @@ class Doubt:
             fact = known(node_id)
             if node_id != self._me or not self.doubted:
                 return fact
-            return PeerFact(fact.store_id if fact is not None else b"", may_vote=False)
+            return PeerFact(fact.mark if fact is not None else ReplicaMark(node_id, b"", 0, b""), may_vote=False)
 
         return fact_of
 

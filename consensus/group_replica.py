@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from consensus.beginnings import opening_term
 from consensus.group_core import GroupCore
 from consensus.group_effects import Settled
 from consensus.log_records import GroupWrite
@@ -214,9 +215,22 @@ class Replica:
             self.raft.allow_votes(core.now)
 
     def _may_vote(self) -> bool:
-        """Whether this replica remembers what it promised. A founder is known to nobody yet."""
+        """Whether this replica remembers what it promised. A founder is known to nobody yet.
+
+        Nor does whoever opened an epoch owe anybody an older promise: else a survivor that once had lost its log could
+        never go on without the others (rule T5).
+        """
         core = self._core
         mine = core.facts(core.me)
-        if mine is None:
+        if mine is None or self._has_opened_epoch():
             return core.log.mirror.acting.includes(core.me)
         return mine.may_vote and mine.store_id == core.mark.store_id
+
+    def _has_opened_epoch(self) -> bool:
+        """This very log was continued with this node as the only voter; one that was copied has no such term."""
+        log = self._core.log
+        return (
+            log.epoch > 1
+            and log.hard_state.term >= opening_term(log.epoch)
+            and log.mirror.acting.all_voters() == (self._core.me,)
+        )

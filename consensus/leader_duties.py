@@ -212,11 +212,16 @@ class Duties:
                     if name == purpose and generation < newest.generation:
                         yield DropKey(purpose, generation)
 
-    @staticmethod
-    def _relearned(members: Mapping[NodeId, Member], seen: Mapping[NodeId, Seen], group: GroupFacts) -> Iterable[Entry]:
-        """Once it is out of the configuration, what a lost log had promised binds nobody: it may start anew."""
+    def _relearned(
+        self, members: Mapping[NodeId, Member], seen: Mapping[NodeId, Seen], group: GroupFacts
+    ) -> Iterable[Entry]:
+        """Once it is out of the configuration, what a lost log had promised binds nobody: it may start anew.
+
+        Nor are promises owed by a node that leads as the only voter: it has opened an epoch (rule T5).
+        """
         for node, member in sorted(members.items()):
             outside = node not in group.voters and node not in group.learners
+            outside |= node == self._me and group.voters == {node}
             if member.relearn and outside and seen[node].sight is Sight.ALIVE and not group.changing:
                 yield MarkRelearned(node)
 

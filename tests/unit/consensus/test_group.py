@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from consensus.beginnings import recovering_write
 from consensus.group_effects import Fenced, GroupConfig, Mode, PeerFact
@@ -291,6 +292,27 @@ def test_who_returns_from_a_given_up_epoch_never_agrees_on_anything_again() -> N
         assert group is not None
         assert cluster[name].tape == [b"before", b"new"]
         assert (group.status().epoch, group.status().mode) == (2, Mode.OBSERVER)
+
+
+def test_a_survivor_that_once_lost_its_log_can_go_on_alone() -> None:
+    cluster = founded("abc")
+    cluster.propose(b"before")
+    cluster.run(2)
+    stores = {node.name: node.store.store_id for node in cluster.nodes.values()}
+    cluster.facts = lambda machine: lambda node_id: replace(known_store(node_id, stores[node_id]), may_vote=False)
+    cluster["a"].crash()
+    cluster["b"].crash()
+    cluster["c"].crash()
+    cluster["c"].start()
+    cluster.run(5)
+    survivor = cluster["c"].group
+    assert survivor is not None and not survivor.is_leader
+    assert survivor.recover(cluster.now, 2) is None
+    cluster["c"].perform()
+    assert cluster.propose(b"alone") == b"done:alone"
+    cluster["c"].crash()
+    cluster["c"].start()
+    assert cluster.propose(b"again") == b"done:again"
 
 
 def test_a_survivor_that_hears_a_leader_recovers_nothing() -> None:

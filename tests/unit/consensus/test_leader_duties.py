@@ -115,6 +115,14 @@ def test_a_lost_log_is_forgiven_only_outside_the_configuration() -> None:
     assert duties.plan(0.0, NOW, state, sights, outside).entries == (MarkRelearned(lost.node_id),)
 
 
+def test_a_leader_alone_owes_nobody_what_its_lost_log_had_promised() -> None:
+    """It can only have got there by opening an epoch (rule T5)."""
+    state = ledger()
+    state._facts.members[ME] = replace(state.members[ME], relearn=True)
+    alone = GroupFacts(frozenset({ME}), frozenset(), frozenset(), changing=False)
+    assert Duties(ME, MAKER).plan(0.0, NOW, state, {}, alone).entries == (MarkRelearned(ME),)
+
+
 # --- voters ----------------------------------------------------------------------------------------------------
 
 

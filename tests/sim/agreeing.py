@@ -21,7 +21,7 @@ from consensus.log_records import GroupWrite
 from consensus.log_store import LogOptions, LogStore
 from consensus.pull import Piece, PieceRequest, Pull, PullAnswer, PullRequest
 from consensus.raft.config import RaftConfig
-from consensus.raft.messages import RAFT, Envelope
+from consensus.raft.messages import RAFT, EntryKind, Envelope
 from consensus.raft.outputs import (
     BecameFollower,
     BecameLeader,
@@ -33,6 +33,7 @@ from consensus.raft.outputs import (
 from consensus.snapshot_store import SnapshotStore
 from mesh.errors import FencedError, FreecloudError
 from mesh.names import MeshId, NodeId
+from tests.sim.checkers.recovered import HeldLog
 from tests.sim.host import Host
 from tests.sim.identities import node_id
 from tests.sim.observed import ObservedState
@@ -102,6 +103,7 @@ class Agreeing:
         self.boot = next_boot(host.new_disk(), self.store.store_id, self._rng.randbytes)
         self.snapshots = SnapshotStore(host.new_disk("snapshots/"), KEY, random_bytes=self._rng.randbytes)
         recovered = self.store.recovered(LEDGER_GROUP)
+        self._epoch_found = recovered.epoch
         self.group = Group(
             group_config(world.options),
             mark_of(node_id(host.name), self.boot),
@@ -109,7 +111,7 @@ class Agreeing:
             mesh_id=MESH,
             recovered=recovered,
             snapshot=self.snapshots.newest(LEDGER_GROUP, covering=recovered.base),
-            new_machine=lambda: ObservedState(oracle, self.life),
+            new_machine=lambda: ObservedState(oracle, self.life, self.epoch),
             facts=peer_facts,
             rng=self._rng,
             now=host.clock.monotonic(),
@@ -138,6 +140,11 @@ class Agreeing:
         assert isinstance(self.group.machine, LedgerState)
         return self.group.machine
 
+    def epoch(self) -> int:
+        """The epoch of this node's log; a log that was never written to is of the first."""
+        group: Group | None = getattr(self, "group", None)  # it applies what the disk has while it is being made
+        return max(1, self._epoch_found if group is None else group.status().epoch)
+
     def now(self) -> float:
         return self._host.clock.monotonic()
 
@@ -161,7 +168,7 @@ class Agreeing:
         self.group.set_sources(self.now(), self.sources())
 
     def sources(self) -> list[NodeId]:
-        """Every member with a machine.
+        """Every member with a machine; those alone that a link could be up with, if there are any, as the ledger asks.
 
         Before any is known: the founder, whom a joiner knows by its token, or, if the disk was lost, everybody, as the
         peers dial a node whose address they know.
@@ -170,7 +177,15 @@ class Agreeing:
         members = set(self.state.active_members())
         if not members:
             members = {node_id(FOUNDER)} if self._host.lives == 1 else set(self._names)
-        return [known for known in self._names if known in members and known != me]
+        others = [known for known in self._names if known in members and known != me]
+        return [known for known in others if self._is_linked(self._names[known])] or others
+
+    def _is_linked(self, peer: str) -> bool:
+        """What the kernel would say: the peer's process runs, and the paths are open."""
+        network, name = self._world.network, self._host.name
+        return (
+            self._world.hosts[peer].process is not None and network.is_open(name, peer) and network.is_open(peer, name)
+        )
 
     def propose(self, payload: bytes, settle: Settle) -> object | None:
         """Append as the leader; the refusal if this node does not lead."""
@@ -188,6 +203,29 @@ class Agreeing:
         self._reads[self._tokens] = done
         self.group.read(self.now(), self._tokens)
         self.perform()
+
+    # --- recovery (rule T5) -----------------------------------------------------------------------------------
+
+    def rank(self) -> tuple[int, int, int, str]:
+        """How far its log reaches, as `consensus.recovery` compares survivors."""
+        term, index = self.group.last_entry()
+        return (self.group.status().epoch, term, index, node_id(self._host.name))
+
+    def held(self) -> HeldLog:
+        """What its disk holds."""
+        mirror = self.group._core.log.mirror
+        entries = mirror.entries(mirror.base + 1, mirror.last)
+        kinds = {entry.index: "normal" if entry.kind is EntryKind.NORMAL else "raft's own" for entry in entries}
+        return HeldLog(mirror.base, {entry.index: (entry.term, kinds[entry.index]) for entry in entries})
+
+    def open_epoch(self, epoch: int, held: Mapping[str, HeldLog]) -> bool:
+        """Go on alone, by an operator's decision; False if the group will not now."""
+        if self.group.recover(self.now(), epoch) is not None:
+            return False
+        kept = self._oracle.recovered(epoch, self._host.name, held)
+        self._world.note(self._host.name, "recover", f"epoch {epoch}", index=kept)
+        self.perform()
+        return True
 
     # --- duties -----------------------------------------------------------------------------------------------
 
@@ -226,7 +264,7 @@ class Agreeing:
             return
         if applied != self._seen[0]:
             status = self.group.status()
-            self._oracle.replicas.commit(self.life, status.commit)
+            self._oracle.branch(status.epoch).replicas.commit(self.life, status.commit)
             self._world.note(self._host.name, "apply", term=status.term, index=applied)
         self._seen = seen
         self._answer_pulls()
@@ -238,7 +276,7 @@ class Agreeing:
             case BecameLeader(term=term):
                 status = self.group.status()
                 self._oracle.leaders.leads(status.epoch, term, self.life)
-                self._oracle.log.leader_has(self.life, status.last_index)
+                self._oracle.branch(status.epoch).log.leader_has(self.life, status.last_index)
                 self._world.note(name, "leader", term=term, index=status.last_index)
             case LeaderReady(term=term, index=index):
                 self._world.note(name, "ready", term=term, index=index)

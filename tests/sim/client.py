@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from consensus.ledger_entries import Entry
@@ -24,6 +24,7 @@ class Answer:
     outcome: Outcome
     revision: int
     text: str
+    epoch: int = 0  # of the ledger that the revision is of
 
 
 class Api(Protocol):
@@ -89,7 +90,7 @@ class Clients:
 
             def looked(answer: Answer) -> None:
                 text = look(state) if answer.outcome is Outcome.DONE else answer.text
-                finish(Answer(answer.outcome, answer.revision, text))
+                finish(replace(answer, text=text))
 
             api.read(self._world.options.request_s, looked)
 
@@ -123,7 +124,7 @@ class Clients:
             if operation.outcome is not Outcome.OPEN:
                 return  # the client has given up already, or is told twice
             now = self._world.agenda.now
-            operation.finish(now, answer.outcome, revision=answer.revision, answer=answer.text)
+            operation.finish(now, answer.outcome, revision=answer.revision, answer=answer.text, epoch=answer.epoch)
             detail = f"{operation.number} {operation.kind} {operation.key} {answer.outcome.value} {answer.text}"
             self._world.note(operation.client, "done", detail, index=answer.revision)
             done()

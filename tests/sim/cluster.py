@@ -149,8 +149,7 @@ class Cluster:
         missing: set[str] = set()
         doubtful = self.doubtful()
         for name in sorted(core):
-            node = self.node(name)
-            for voters in () if node is None else node.configurations():
+            for voters in self._in_force(name):
                 if not is_quorum(core - doubtful, voters):
                     missing |= voters - core
         return frozenset(missing)
@@ -158,12 +157,17 @@ class Cluster:
     def majority_is_lost(self, core: frozenset[str]) -> bool:
         """True if a configuration in force has too many voters whose memory is gone: only `recover` helps then."""
         doubtful = self.doubtful()
-        nodes = [node for name in sorted(core) if (node := self.node(name)) is not None]
-        return any(not is_quorum(core - doubtful, voters) for node in nodes for voters in node.configurations())
+        return any(not is_quorum(core - doubtful, voters) for name in sorted(core) for voters in self._in_force(name))
+
+    def _in_force(self, name: str) -> tuple[frozenset[str], ...]:
+        """The sets of voters that this node goes by, unless its epoch was given up."""
+        node = self.node(name)
+        return () if node is None or node.epoch() < max(self.oracle.branches) else node.configurations()
 
     def _newest(self) -> LedgerState | None:
-        states = [node.state for name in self.world.hosts if (node := self.node(name)) is not None]
-        return max(states, key=lambda state: state.applied, default=None)
+        nodes = [node for name in self.world.hosts if (node := self.node(name)) is not None]
+        newest = max(nodes, key=lambda node: (node.epoch(), node.state.applied), default=None)
+        return None if newest is None else newest.state
 
     def core_views(self, core: frozenset[str]) -> list[CoreView]:
         """What each node of the core looks like now."""
@@ -195,6 +199,17 @@ class Cluster:
         assert newest is not None, "the core runs"
         return newest
 
+    def undo_what_was_given_up(self) -> int:
+        """Requests that were answered and whose effects only a lost majority held; returns how many there are."""
+        given_up = [
+            operation
+            for operation in self.clients.history.operations
+            if operation.outcome is Outcome.DONE and self.oracle.is_given_up(operation.epoch, operation.revision)
+        ]
+        for operation in given_up:
+            operation.undo()
+        return len(given_up)
+
     def place_writes(self) -> None:
         """Give each write the index at which the agreed log holds its first effect: what its answer could not know.
 
@@ -211,9 +226,10 @@ class Cluster:
     def _first_effects(self) -> dict[tuple[str, str], int]:
         """Key and value of every write in the agreed log, with the index of the first one that was done."""
         found: dict[tuple[str, str], int] = {}
-        for index in sorted(self.oracle.results):
-            agreed = self.oracle.log.entries[index]
-            if agreed.kind != "normal" or not isinstance(LEDGER.decode(self.oracle.results[index]), Done):
+        present = self.oracle.newest
+        for index in sorted(present.results):
+            agreed = present.log.entries[index]
+            if agreed.kind != "normal" or not isinstance(LEDGER.decode(present.results[index]), Done):
                 continue
             match LEDGER.decode(agreed.payload, Proposal).entry:
                 case PutSecret(secret=secret):

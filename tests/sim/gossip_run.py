@@ -85,6 +85,9 @@ class GossipProcess:
     def configurations(self) -> tuple[frozenset[str], ...]:
         return ()
 
+    def epoch(self) -> int:
+        return 1
+
 
 def gossip_options(seed: int) -> Options:
     """A seed's options, with a network in which the protocol's claims hold: some loss, no clogging."""

@@ -29,14 +29,20 @@ class Operation:
     outcome: Outcome = Outcome.OPEN
     revision: int = 0  # ledger index that the answer carries: of the entry, or of the state read
     answer: str = ""
+    epoch: int = 0  # of the ledger that the revision is of
 
-    def finish(self, time: float, outcome: Outcome, *, revision: int = 0, answer: str = "") -> None:
+    def finish(self, time: float, outcome: Outcome, *, revision: int = 0, answer: str = "", epoch: int = 0) -> None:
         """Note the answer; `UNKNOWN` leaves the end open, as it may take effect any time later."""
         if self.outcome is not Outcome.OPEN:
             raise AssertionError(f"operation {self.number} was answered twice")
-        self.outcome, self.revision, self.answer = outcome, revision, answer
+        self.outcome, self.revision, self.answer, self.epoch = outcome, revision, answer, epoch
         if outcome is not Outcome.UNKNOWN:
             self.end = time
+
+    def undo(self) -> None:
+        """Its answer rests on a majority whose disks are gone: it may be lost, or not, and a read says nothing."""
+        self.outcome = Outcome.NOTHING if self.kind == "read" else Outcome.UNKNOWN
+        self.end, self.revision, self.answer = inf, 0, ""
 
 
 @dataclass(slots=True)

@@ -46,6 +46,9 @@ class Process(Protocol):
     def configurations(self) -> tuple[frozenset[str], ...]:
         """Each set of voters of which this node thinks that a majority is needed."""
 
+    def epoch(self) -> int:
+        """The epoch of the mesh that it lives in (rule T5)."""
+
 
 @dataclass(slots=True)
 class Host:
@@ -66,6 +69,9 @@ class Host:
     wake_at: float = inf
     starting: int = 0  # number of the newest wish to start it; older ones are void
     quorum_names: tuple[frozenset[str], ...] = ()  # of the last process, as it last said
+    epoch: int = 1  # likewise
+    gone: bool = False  # nobody starts it until it is brought back
+    is_copy: bool = False  # runs from a copy of the home of the host of this name
 
     def new_disk(self, folder: str = "") -> SimDisk:
         """What a starting process opens: one folder of its home, "" or ending with a slash."""
@@ -75,3 +81,4 @@ class Host:
         """Note what the process says about configurations, for the time when it is dead."""
         if self.process is not None:
             self.quorum_names = self.process.configurations()
+            self.epoch = self.process.epoch()

@@ -12,7 +12,7 @@ from consensus.group_effects import Mode
 from consensus.ledger_entries import Entry, RegisterBoot
 from consensus.ledger_state import LedgerState
 from consensus.raft.messages import Envelope
-from consensus.records import BootMark
+from consensus.records import BootMark, MemberStatus
 from mesh.errors import FencedError
 from mesh.names import NodeId
 from tests.sim.agreeing import Agreeing
@@ -52,6 +52,7 @@ class Node:
         self._reads_waiting = 0
         self._members: dict[NodeId, bytes] = {}
         self._registered = False
+        self._is_named = False
         self._look_at = host.clock.monotonic()
         self._rpc.register("ledger.barrier", self._serve_barrier)
         self._barriers: list[tuple[int, Callable[[], None]]] = []
@@ -115,6 +116,9 @@ class Node:
         halves = (configuration.voters, configuration.voters_outgoing)
         return tuple(frozenset(self._names[voter] for voter in half) for half in halves if half)
 
+    def epoch(self) -> int:
+        return self.agreeing.epoch()
+
     # --- what its clients ask ---------------------------------------------------------------------------------
 
     def propose(self, entry: Entry, timeout_s: float, done: Callable[[Answer], None]) -> None:
@@ -136,7 +140,7 @@ class Node:
     def _try_read(self, deadline: float, done: Callable[[Answer], None]) -> None:
         def answered(index: int | None) -> None:
             if index is not None:
-                self._when_applied(index, lambda: done(Answer(Outcome.DONE, self.state.applied, "")))
+                self._when_applied(index, lambda: done(Answer(Outcome.DONE, self.state.applied, "", self.epoch())))
             elif self._host.clock.monotonic() + 0.1 < deadline:
                 self._world.later(self._host, 0.1, lambda: self._try_read(deadline, done))
             else:
@@ -171,6 +175,7 @@ class Node:
     def _changed(self) -> None:
         """The state was applied further, or another one leads."""
         self.proposing.note_change()
+        self._judge_standing()
         members = {known: member.public_key for known, member in self.state.active_members().items()}
         if members != self._members:
             self._members = members
@@ -179,6 +184,15 @@ class Node:
         self._barriers = [barrier for barrier in self._barriers if barrier[0] > self.state.applied]
         for _, action in due:
             action()
+
+    def _judge_standing(self) -> None:
+        """Once the ledger has named this very start, any other name in its place is a later one of another copy."""
+        me = self.state.members.get(self._me)
+        if me is None:
+            return
+        self._is_named |= me.boot == self.agreeing.boot
+        if me.status is MemberStatus.REMOVED or (self._is_named and me.boot != self.agreeing.boot):
+            self._world.end(self._host, FencedError("another copy has taken this node's place", code="fenced.clone"))
 
     def _register(self) -> None:
         """Tell the ledger of this start, until it has it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from consensus.ledger_state import LedgerState
 from tests.sim.oracle import Oracle
 
@@ -12,26 +14,29 @@ DIGEST_EVERY = 8
 class ObservedState(LedgerState):
     """One life's copy of the ledger."""
 
-    def __init__(self, oracle: Oracle, life: str) -> None:
+    def __init__(self, oracle: Oracle, life: str, epoch: Callable[[], int]) -> None:
         super().__init__()
         self._oracle = oracle
         self._life = life
+        self._epoch = epoch
         self._started = False
         self._is_witnessed = oracle.takes(life)  # the first of a life; others only try whether a snapshot is whole
 
     def apply(self, index: int, term: int, payload: bytes) -> bytes:
         self._begin()
-        self._oracle.log.committed(self._life, index, term, "normal", payload)
+        epoch = self._epoch()
+        self._oracle.branch(epoch).log.committed(self._life, index, term, "normal", payload)
         result = super().apply(index, term, payload)
-        self._oracle.applied(self._life, index, result)
+        self._oracle.applied(self._life, epoch, index, result)
         self._compare(index)
         return result
 
     def advance(self, index: int) -> None:
         self._begin()
-        self._oracle.log.committed(self._life, index, 0, "raft's own", b"")
+        epoch = self._epoch()
+        self._oracle.branch(epoch).log.committed(self._life, index, 0, "raft's own", b"")
         super().advance(index)
-        self._oracle.applied(self._life, index, b"")
+        self._oracle.applied(self._life, epoch, index, b"")
         self._compare(index)
 
     def restore(self, payload: bytes) -> None:
@@ -39,17 +44,17 @@ class ObservedState(LedgerState):
         if not self._is_witnessed:
             return
         if self._started:
-            self._oracle.replicas.applied(self._life, self.applied, by_snapshot=True)
+            self._oracle.newest.replicas.applied(self._life, self.applied, by_snapshot=True)
         else:
             self._started = True
-            self._oracle.replicas.starts_at(self._life, self.applied)
-        self._oracle.replicas.digest(self._life, self.applied, self.digest())
+            self._oracle.newest.replicas.starts_at(self._life, self.applied)
+        self._oracle.restored(self._life, self.applied, self.digest())
 
     def _begin(self) -> None:
         if not self._started:
             self._started = True
-            self._oracle.replicas.starts_at(self._life, self.applied)
+            self._oracle.newest.replicas.starts_at(self._life, self.applied)
 
     def _compare(self, index: int) -> None:
         if index % DIGEST_EVERY == 0:
-            self._oracle.replicas.digest(self._life, index, self.digest())
+            self._oracle.branch(self._epoch()).replicas.digest(self._life, index, self.digest())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from consensus.group_effects import Mode
 from consensus.ledger_entries import Done, Entry, Refused
@@ -32,7 +33,15 @@ from tests.sim.identities import node_id
 from tests.sim.rpc import Rpc
 from tests.sim.world import World
 
-Told = Callable[[client.Answer], None]
+Tell = Callable[[client.Answer], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An answer on its way, with what the checkers have to know of it: which epoch's indexes it speaks of."""
+
+    answer: ProposeAnswer
+    epoch: int
 
 
 class Proposing:
@@ -43,7 +52,8 @@ class Proposing:
         self._me = node_id(host.name)
         self.proposer = Proposer(random.Random(f"{world.options.seed}:proposer:{agreeing.life}"))
         self._tokens = 0
-        self._told: dict[int, Told] = {}
+        self._told: dict[int, Tell] = {}
+        self._answered_in = 0  # the epoch of the newest answer
         rpc.register("ledger.propose", self._serve)
 
     @property
@@ -51,7 +61,7 @@ class Proposing:
         """Requests without an answer."""
         return len(self._told)
 
-    def propose(self, entry: Entry, timeout_s: float, done: Told) -> None:
+    def propose(self, entry: Entry, timeout_s: float, done: Tell) -> None:
         """Have the entry applied once; `done` tells what is known of it, at the deadline at the latest."""
         self._tokens += 1
         self._told[self._tokens] = done
@@ -76,15 +86,16 @@ class Proposing:
         for finished in output.finished:
             told = self._told.pop(finished.token, None)
             if told is not None:
-                told(answer_of(finished.outcome))
+                told(answer_of(finished.outcome, self._answered_in))
         for attempt in output.attempts:
             self._try(attempt)
 
     def _try(self, attempt: Attempt) -> None:
         def answered(response: object | None) -> None:
             now = self._agreeing.now()
-            if isinstance(response, ProposeAnswer):
-                self.proposer.answered(now, attempt.number, response.answer)
+            if isinstance(response, Told):
+                self._answered_in = response.epoch
+                self.proposer.answered(now, attempt.number, response.answer.answer)
             else:
                 self.proposer.failed(now, attempt.number, arrived=True, reason="no answer came")
             self._perform()
@@ -104,7 +115,7 @@ class Proposing:
         """If this node leads: append the request, and wait for what becomes of it."""
 
         def told(one: Answer) -> None:
-            answer(ProposeAnswer(one))
+            answer(Told(ProposeAnswer(one), self._agreeing.epoch()))
 
         group = self._agreeing.group
         if not group.is_leader:
@@ -117,13 +128,13 @@ class Proposing:
             told(not_taken(refusal))
 
 
-def answer_of(ending: Ending) -> client.Answer:
+def answer_of(ending: Ending, epoch: int) -> client.Answer:
     """How a request's end looks to a client."""
     match ending:
         case Decided(index=index, result=Done(detail=detail)):
-            return client.Answer(Outcome.DONE, index, detail)
+            return client.Answer(Outcome.DONE, index, detail, epoch)
         case Decided(index=index, result=Refused(code=code)):
-            return client.Answer(Outcome.REFUSED, index, code)
+            return client.Answer(Outcome.REFUSED, index, code, epoch)
         case Expired(reason=reason) | Rejected(reason=reason):
             return client.Answer(Outcome.NOTHING, 0, reason)
         case Unknown(reason=reason):

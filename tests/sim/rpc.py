@@ -28,7 +28,7 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class Reply:
     number: int
-    life: int
+    for_life: int  # the caller's
     response: object
 
 
@@ -59,7 +59,7 @@ class Rpc:
     def receive(self, source: str, message: Call | Reply) -> None:
         """A call or a reply arrived."""
         if isinstance(message, Reply):
-            if message.life == self._host.lives:
+            if message.for_life == self._host.lives:
                 self._finish(message.number, message.response)
             return
 

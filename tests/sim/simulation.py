@@ -15,6 +15,7 @@ from tests.sim.checkers.witness import check_witness
 from tests.sim.cluster import Cluster
 from tests.sim.core_choice import choose_core
 from tests.sim.faults.director import Director
+from tests.sim.network import CALM
 from tests.sim.options import Options
 from tests.sim.workloads.workload import Workload
 
@@ -23,6 +24,7 @@ LIVENESS_S_MAX = 60.0
 """What the core may take at most, in true time: some twenty of the longest election timeouts, a request's deadline
 and a snapshot in pieces."""
 
+RECOVERY_S_MAX = 60.0
 GOSSIP_S_MAX = 60.0
 SAFETY_STEPS_MIN = 2_000
 """A mesh that is mostly dark does little in its time, so it gets more."""
@@ -49,6 +51,7 @@ class Report:
     committed: int = 0
     settled_s: float = 0.0  # how long the core took to finish its work
     wgl_gave_up: int = 0
+    undone: int = 0  # requests that were answered, and whose effects no survivor held
     excused: str = ""  # a lost majority, which no bound can be asked of (rule T5)
     story: tuple[object, ...] = ()  # what a fault may change: who led, and how each request ended
 
@@ -98,6 +101,7 @@ class Simulation:
         while world.agenda.steps < SAFETY_STEPS_MIN:
             self._run_until(world.agenda.now + 1.0)
         self.director.stop()
+        self._finish_recovery()
         core = choose_core(
             world.random("core"), list(world.hosts), sorted(world.configurations(), key=sorted), cluster.doubtful()
         )
@@ -107,6 +111,8 @@ class Simulation:
         for workload in self.workloads:
             workload.stop()
         core = self._settle(began, core, report)
+        for name in sorted(core & set(world.copies)):
+            raise Violation("liveness", f"a copy of {name} still runs beside it")
         if not report.excused:
             self._agree_on_members(core)
         self._check_histories(report)
@@ -120,11 +126,21 @@ class Simulation:
         history = self.cluster.clients.history
         report.outcomes = history.counts()
         report.leaders = self.cluster.oracle.leaders.terms()
-        report.committed = self.cluster.oracle.log.last
+        report.committed = self.cluster.oracle.newest.log.last
         report.story = (
             self.cluster.oracle.leaders.sequence(),
             tuple((o.kind, o.key, o.argument, o.outcome.value, o.answer) for o in history.operations),
         )
+
+    def _finish_recovery(self) -> None:
+        """An operator who has begun to bring a lost majority back is not sent home."""
+        world = self.cluster.world
+        world.network.options = CALM
+        end = world.agenda.now + RECOVERY_S_MAX
+        while world.operators and world.agenda.now < end:
+            self._run_until(world.agenda.now + 0.25)
+        if world.operators:
+            raise Violation("liveness", f"after {RECOVERY_S_MAX:.0f} s the lost majority is not given up yet")
 
     def _begin_workloads(self) -> None:
         clients = [f"c{number}" for number in range(1, self.options.clients + 1)]
@@ -149,7 +165,7 @@ class Simulation:
         in force has no quorum within the core, and what it lacks joins it.
         """
         world = self.cluster.world
-        last = self.cluster.oracle.log.last
+        last = self.cluster.oracle.newest.log.last
         what = "not looked at yet"
         while what and world.agenda.now < began + LIVENESS_S_MAX:
             self._run_until(world.agenda.now + 0.25)
@@ -181,6 +197,7 @@ class Simulation:
         return disagreements(views, core & set(views), set(self.cluster.world.hosts) - core)
 
     def _check_histories(self, report: Report) -> None:
+        report.undone = self.cluster.undo_what_was_given_up()
         self.cluster.place_writes()
         operations = self.cluster.clients.history.operations
         check_witness(operations)

@@ -24,6 +24,9 @@ from tests.sim.trace import Trace
 Start = Callable[["World", Host], Process]
 """Makes the process of a host's next life; its errors count as that life's end."""
 
+COPIED_LIVES = 1000
+"""A copy counts its lives from here on, so that no two lives of one name are called the same."""
+
 RESTART_S = 0.5
 """How long a supervisor waits before it starts a process that ended by itself."""
 
@@ -37,11 +40,14 @@ class World:
         self.trace = Trace()
         self.network = Network(self.agenda, self.random("network"), options.network, self._arrive, self._link_closed)
         self.hosts: dict[str, Host] = {}
+        self.copies: dict[str, Host] = {}  # second machines that run from a copy of a host's home
         self.suspects: set[str] = set()  # hosts whose memory may be less than what they once promised
+        self.operators = 0  # people at work on something that has to be finished before the calm
         self.calm_core: frozenset[str] = frozenset()
         self.deaths: dict[str, int] = {}
         self.tolerant = False  # an assertion in a core ends its process alone: so that a checker sees what follows
         self._start = start
+        self._route = self.random("route")
         for name in names:
             self.add_host(name)
 
@@ -57,11 +63,19 @@ class World:
         host = self.hosts[name] = Host(name, self.agenda, clock, rng)
         return host
 
+    def run_copy(self, host: Host, platter: Platter) -> None:
+        """A second machine runs from this copy of the host's home, under the same identity and address."""
+        rng = self.random(f"copy:{host.name}:{host.lives}")
+        clock = NodeClock(self.agenda, started=rng.uniform(0.0, 1e6))
+        copy = Host(host.name, self.agenda, clock, rng, platter, lives=COPIED_LIVES + host.lives, is_copy=True)
+        self.copies[host.name] = copy
+        self.start(copy)
+
     # --- lives ------------------------------------------------------------------------------------------------
 
     def start(self, host: Host) -> bool:
         """Begin the next life, if the host has none; True if it began."""
-        if host.process is not None:
+        if host.process is not None or host.gone:
             return False
         host.lives += 1
         host.frozen = 0
@@ -176,12 +190,14 @@ class World:
         return all(len(voters & doubtful) <= (len(voters) - 1) // 2 for voters in self.configurations())
 
     def configurations(self) -> set[frozenset[str]]:
-        """Every set of voters that some host, dead or alive, holds for one whose majority is needed."""
-        found: set[frozenset[str]] = set()
+        """Every set of voters that some host, dead or alive, holds for one whose majority is needed.
+
+        Those of the newest epoch alone: the older ones' majorities were given up.
+        """
         for host in self.hosts.values():
             host.remember()
-            found.update(host.quorum_names)
-        return found
+        newest = max(host.epoch for host in self.hosts.values())
+        return {names for host in self.hosts.values() if host.epoch == newest for names in host.quorum_names}
 
     def calm(self, core: frozenset[str]) -> None:
         """Liveness: no fault touches the core from now on, and everything in it that was broken is mended."""
@@ -206,10 +222,22 @@ class World:
     # --- inside -----------------------------------------------------------------------------------------------
 
     def _arrive(self, source: str, target: str, message: object) -> None:
-        host = self.hosts[target]
+        host = self._one_of(target, message)
         if host.process is not None:
             process = host.process
             self._call_if(host, host.lives, lambda: process.receive(source, message))
+
+    def _one_of(self, name: str, message: object) -> Host:
+        """Whom a message to this name reaches: of two live copies either, but an answer its caller."""
+        host, copy = self.hosts[name], self.copies.get(name)
+        if copy is None or copy.process is None:
+            return host
+        if host.process is None:
+            return copy
+        asker = getattr(message, "for_life", None)
+        if asker is not None:
+            return copy if asker == copy.lives else host
+        return self._route.choice((host, copy))
 
     def _link_closed(self, name: str, peer: str) -> None:
         host = self.hosts[name]
@@ -283,6 +311,9 @@ class World:
                 why = type(error).__name__
         self._bury(host, why)
         self.network.close_links(host.name, list(self.hosts))
+        if host.is_copy and isinstance(error, FencedError):
+            del self.copies[host.name]  # whoever runs it is told that it is one too many
+            return
         if isinstance(error, DamagedError | FencedError):
             # What the operator does whose node says that its log is damaged, or not the one that the mesh knows.
             self.suspects.add(host.name)

@@ -23,7 +23,13 @@ class CommittedLog:
     def __init__(self) -> None:
         self.entries: dict[int, Agreed] = {}
         self.last = 0
-        self._epoch_at: dict[int, int] = {}
+
+    def fork(self, kept: int) -> CommittedLog:
+        """A history that is this one up to an index, and another one behind it (rule T5)."""
+        other = CommittedLog()
+        other.entries = {index: entry for index, entry in self.entries.items() if index <= kept}
+        other.last = min(self.last, kept)
+        return other
 
     def committed(self, node: str, index: int, term: int, kind: str, payload: bytes) -> None:
         """A node holds this entry for committed."""

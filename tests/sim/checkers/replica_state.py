@@ -14,6 +14,19 @@ class ReplicaState:
         self._commit: dict[str, int] = {}
         self._applied: dict[str, int] = {}
 
+    def fork(self, kept: int) -> ReplicaState:
+        """What is known of a history that is this one up to an index; the lives that go on are the same."""
+        other = ReplicaState()
+        other._results = {index: known for index, known in self._results.items() if index <= kept}
+        other._digests = {index: known for index, known in self._digests.items() if index <= kept}
+        other._commit, other._applied = self._commit, self._applied
+        return other
+
+    def digest_at(self, index: int) -> bytes | None:
+        """The state's at this index, if anybody has told it."""
+        known = self._digests.get(index)
+        return None if known is None else known[0]
+
     def result(self, life: str, index: int, result: bytes) -> None:
         """Applying the entry at this index gave this result."""
         known = self._results.setdefault(index, (result, life))

@@ -14,7 +14,7 @@ from consensus.records import MemberStatus
 from mesh.names import NodeId
 from tests.sim.checkers.violation import Violation
 from tests.sim.client import Clients
-from tests.sim.history import Outcome
+from tests.sim.history import Operation, Outcome
 from tests.sim.identities import node_id
 from tests.sim.workloads.workload import Workload, pick_weighted
 from tests.sim.world import World
@@ -32,7 +32,7 @@ class Membership(Workload):
 
     def __init__(self, world: World, clients: Clients) -> None:
         super().__init__(world, clients)
-        self._removed: list[NodeId] = []
+        self._removals: list[Operation] = []
 
     def begin(self, names: list[str]) -> None:
         """One operator."""
@@ -57,8 +57,8 @@ class Membership(Workload):
                 entry = lambda state: self._remove(state, turn)  # noqa: E731
 
         def answered() -> None:
-            if what == "remove" and operation.outcome is Outcome.DONE:
-                self._removed.append(NodeId(operation.argument))
+            if what == "remove":
+                self._removals.append(operation)
             done()
 
         def made(state: LedgerState) -> Entry | None:
@@ -75,9 +75,11 @@ class Membership(Workload):
         return RemoveMember(ghosts[int(turn * len(ghosts))], "never seen") if ghosts else None
 
     def check(self, final: LedgerState) -> None:
-        for removed in self._removed:
-            if final.members[removed].status is not MemberStatus.REMOVED:
-                raise Violation("membership", f"{removed} was removed and is a member again")
+        for removal in self._removals:
+            if removal.outcome is not Outcome.DONE:
+                continue
+            if final.members[NodeId(removal.argument)].status is not MemberStatus.REMOVED:
+                raise Violation("membership", f"{removal.argument} was removed and is a member again")
 
 
 def toggle_vote(state: LedgerState, subject: NodeId) -> Entry | None:

@@ -8,8 +8,10 @@ from tests.sim.checkers.committed import CommittedLog
 from tests.sim.checkers.gossip import check_gossip, disagreements
 from tests.sim.checkers.liveness import CoreView, check_alive, unfinished
 from tests.sim.checkers.one_leader import OneLeader
+from tests.sim.checkers.recovered import HeldLog, check_recovered, common_prefix
 from tests.sim.checkers.replica_state import ReplicaState
 from tests.sim.checkers.violation import Violation
+from tests.sim.oracle import Oracle
 
 
 def test_two_leaders_in_one_term_are_a_violation() -> None:
@@ -105,3 +107,47 @@ def test_liveness_names_what_is_unfinished() -> None:
     assert "differ" in unfinished([view("a", leads=True), view("b", digest=b"e")], quiet_since_index=9)
     with pytest.raises(Violation, match="nobody leads"):
         check_alive("nobody leads", waited_s=20.0)
+
+
+# --- recovery ---------------------------------------------------------------------------------------------------
+
+
+def agreed_on(*terms: int) -> CommittedLog:
+    """A history of so many entries; a term of 0 is one of Raft's own."""
+    log = CommittedLog()
+    for index, term in enumerate(terms, 1):
+        log.committed("n1", index, term, "normal" if term else "raft's own", b"" if not term else b"x")
+    return log
+
+
+def held(base: int, *terms: int) -> HeldLog:
+    kinds = [(term or 9, "normal" if term else "raft's own") for term in terms]
+    return HeldLog(base, dict(enumerate(kinds, base + 1)))
+
+
+def test_how_far_a_survivors_log_is_the_agreed_one() -> None:
+    log = agreed_on(1, 1, 0, 2, 2)
+    assert common_prefix(log, held(0, 1, 1, 0, 2, 2, 2)) == 5  # and one that was never agreed on
+    assert common_prefix(log, held(0, 1, 1, 0)) == 3
+    assert common_prefix(log, held(0, 1, 1, 0, 1)) == 3  # another leader's entry stands there
+    assert common_prefix(log, held(2)) == 2  # a snapshot alone
+
+
+def test_an_epoch_that_goes_on_from_less_than_a_survivor_holds_is_a_violation() -> None:
+    log = agreed_on(1, 1, 0, 2, 2)
+    logs = {"n2": held(0, 1, 1), "n3": held(0, 1, 1, 0, 2)}
+    check_recovered(log, "n3", 4, logs)
+    with pytest.raises(Violation, match="n3 holds what was agreed on up to 4, and n2 goes on from 2"):
+        check_recovered(log, "n2", 2, logs)
+
+
+def test_each_epoch_is_compared_with_its_own_history() -> None:
+    oracle = Oracle()
+    for index in (1, 2, 3):
+        oracle.branch(1).log.committed("n1", index, 1, "normal", b"old")
+    assert oracle.recovered(2, "n2", {"n2": held(0, 1, 1)}) == 2
+    oracle.branch(2).log.committed("n2", 3, 9, "normal", b"new")
+    oracle.branch(1).log.committed("n3", 3, 1, "normal", b"old")
+    with pytest.raises(Violation):
+        oracle.branch(2).log.committed("n3", 3, 1, "normal", b"old")
+    assert oracle.is_given_up(1, 3) and not oracle.is_given_up(1, 2) and not oracle.is_given_up(2, 3)

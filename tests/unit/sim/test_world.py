@@ -62,6 +62,9 @@ class Toy:
     def configurations(self) -> tuple[frozenset[str], ...]:
         return (frozenset(self._world.hosts),)
 
+    def epoch(self) -> int:
+        return 1
+
 
 def toy_world(seed: int) -> World:
     world = World(draw(seed), ["n1", "n2", "n3"], Toy)
@@ -154,7 +157,7 @@ def test_memory_may_be_lost_only_by_a_minority_of_every_configuration() -> None:
     assert not world.may_lose_memory(world.hosts["n2"])
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", sorted({*FAULTS} - {"majority_lost"}))  # which takes a mesh to recover from
 def test_every_fault_strikes_leaves_a_mark_and_ends(fault: str) -> None:
     told = 0
     for seed in range(4):

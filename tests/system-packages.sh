@@ -2,7 +2,7 @@
 # Installs the Debian packages that some tests need. Without root or apt it says so and leaves; those tests then
 # skip by name.
 set -u
-wanted="bubblewrap iptables nftables strace iproute2 xfsprogs"
+wanted="bubblewrap iptables nftables strace iproute2 xfsprogs faketime"
 missing=""
 for package in $wanted; do
     dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,13 +43,26 @@ class Done:
         return json.loads(self.out)
 
 
-def freecloud(*words: str, stdin: str = "", home: Path | None = None, timeout: float = 120.0) -> Done:
-    """Run the command as a program of its own."""
+def freecloud(
+    *words: str,
+    stdin: str = "",
+    home: Path | None = None,
+    timeout: float = 120.0,
+    prefix: Sequence[str] = (),
+    extra: Mapping[str, str] | None = None,
+) -> Done:
+    """Run the command as a program of its own.
+
+    Args:
+        prefix: What runs it, where it is not to run here: a tool that enters another machine's network.
+        extra: Variables of its environment, and so of the daemon that it starts.
+    """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FREECLOUD_")}
     if home is not None:
         environment["FREECLOUD_HOME"] = str(home)
+    environment |= extra or {}
     done = subprocess.run(
-        [sys.executable, "-m", "cli.main", *words],
+        [*prefix, sys.executable, "-m", "cli.main", *words],
         input=stdin,
         capture_output=True,
         text=True,
@@ -66,6 +79,8 @@ class Daemon:
     name: str
     home: Path
     addresses: dict[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def client(self) -> Client:
@@ -76,7 +91,7 @@ class Daemon:
         return daemon_pid(Home(self.home))
 
     def run(self, *words: str, stdin: str = "") -> Done:
-        return freecloud(*words, stdin=stdin, home=self.home)
+        return freecloud(*words, stdin=stdin, home=self.home, prefix=self.prefix, extra=self.environment)
 
     def up(self, *flags: str) -> Done:
         done = self.run("up", "--name", self.name, "--detach", "--json", *flags)

@@ -39,12 +39,12 @@ def list_nodes(options: argparse.Namespace) -> int:
     rows = [
         [
             node["name"] + (" *" if node["self"] else ""),
-            node["state"],
+            node["state"] if node["direct"] else f"{node['state']}, indirect",
             node["role"],
             node["zone"] or "-",
             node["address"] or "-",
             str(node["replicas"]),
-            output.age(node["age_s"]),
+            output.age(node["heard_s"]),
         ]
         for node in answer["nodes"]
     ]

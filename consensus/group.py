@@ -29,7 +29,7 @@ from consensus.group_observer import Observer
 from consensus.group_replica import Replica
 from consensus.group_serving import check_asker, pull_answer
 from consensus.log_records import GroupWrite, Recovered
-from consensus.pull import STALE_S, Piece, PieceRequest, PullAnswer, PullRequest
+from consensus.pull import LOOK_AROUND_S, Piece, PieceRequest, PullAnswer, PullRequest
 from consensus.raft.messages import (
     FROM_LEADER,
     Configuration,
@@ -130,7 +130,8 @@ class Group:
         if self._replica is None or self._observer.puller.is_running or core.is_leader:
             return ASLEEP
         heard_at = -inf if core.is_stranger() else core.heard_at
-        return max(heard_at, self._replica.started_at) + core.config.lost_s
+        patience_s = core.config.lost_s if core.told_leader is None else LOOK_AROUND_S
+        return max(heard_at, self._replica.started_at) + patience_s
 
     # --- requests ---------------------------------------------------------------------------------------------
 
@@ -343,11 +344,13 @@ class Group:
 
     @property
     def leader(self) -> NodeId | None:
-        """Whom this node takes for the leader. An observer does so on hearsay, and not for ever."""
-        core = self._core
-        if self._replica is None and core.age(core.now) > STALE_S:
-            return None
-        return core.leader
+        """Whom this node takes for the leader: by itself, or on hearsay, which does not last for ever."""
+        return self._core.known_leader(observing=self._replica is None)
+
+    @property
+    def is_hearsay(self) -> bool:
+        """A replica that knows its leader through others alone."""
+        return self._replica is not None and self._core.leader is None and self.leader is not None
 
     @property
     def configuration(self) -> Configuration:

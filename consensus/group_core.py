@@ -9,7 +9,7 @@ from consensus.group_effects import Fenced, GroupConfig, GroupOutput, PeerFacts,
 from consensus.group_log import GroupLog
 from consensus.group_serving import OutgoingSnapshot
 from consensus.log_records import Recovered
-from consensus.pull import Pull
+from consensus.pull import STALE_S, Pull
 from consensus.raft.messages import EntryKind, LogEntry, ReplicaMark, SnapshotMeta
 from consensus.raft.outputs import Event, Outgoing, ReadReady, ReadRefused
 from mesh.errors import DamagedError
@@ -52,6 +52,8 @@ class GroupCore:
         self.is_leader = False
         self.term_seen = recovered.hard_state.term
         self.heard_at = -inf  # when this copy was last known to be a live leader's
+        self._told_leader: NodeId | None = None
+        self._told_at = -inf  # when a leader was last heard by whoever told this replica of it
         self.read_only = ""
         self._hand_over_at = 0.0
         self._hand_over_s = HAND_OVER_S
@@ -131,7 +133,28 @@ class GroupCore:
 
     def age(self, now: float) -> float:
         """Seconds since this copy was known to be a live leader's."""
-        return 0.0 if self.is_leader else now - self.heard_at
+        return 0.0 if self.is_leader else now - max(self.heard_at, self._told_at)
+
+    def hear_tell(self, leader: NodeId | None, heard_s_ago: float) -> None:
+        """A peer that this replica asked, because it hears no leader itself, says who leads (fault N3).
+
+        Kept apart from what Raft knows: with this nobody is elected and nobody shielded. But a node that the leader
+        alone cannot reach is no minority: it reads, writes and runs its apps by way of the others.
+        """
+        if leader != self.me:
+            self._told_leader = leader
+            self._told_at = max(self._told_at, self.now - heard_s_ago)
+
+    @property
+    def told_leader(self) -> NodeId | None:
+        """Who leads by hearsay that is not too old."""
+        return self._told_leader if self.now - self._told_at <= STALE_S else None
+
+    def known_leader(self, *, observing: bool) -> NodeId | None:
+        """Who leads, by what this node hears itself, else by what it is told."""
+        if observing:
+            return self.leader if self.age(self.now) <= STALE_S else None
+        return self.leader or self.told_leader
 
     def hands_over(self, why: str) -> bool:
         """Whether a leader that is read-only gives up now, in favour of a voter that is not.

@@ -53,6 +53,7 @@ class Observer:
         core = self._core
         news = answer.commit > core.machine.applied and bool(answer.entries or answer.use_snapshot)
         if not observing:
+            core.hear_tell(answer.leader, answer.heard_ms_ago / 1000)
             self.puller.go_on(core.now)
             return news and core.log.is_quiet
         core.heard_at = max(core.heard_at, core.now - answer.heard_ms_ago / 1000)

@@ -49,6 +49,7 @@ from mesh.errors import (
     UnavailableError,
     rebuild,
 )
+from mesh.mux_events import ANSWERING_S
 from mesh.names import MeshId, NodeId
 from mesh.peers import Peers
 from mesh.rpc import RpcServer
@@ -69,8 +70,9 @@ class Quorum:
     """Who decides, as far as this node knows."""
 
     voters: tuple[NodeId, ...]
-    reachable: int  # voters that are linked with this node, itself included
+    reached: tuple[NodeId, ...]  # those that answer this node directly, itself included
     has_leader: bool
+    by_hearsay: bool  # the leader is known through others alone: nothing passes between it and this node
 
     @property
     def needed(self) -> int:
@@ -196,11 +198,10 @@ class Ledger:
         return self._group.age(trio.current_time())
 
     def quorum(self) -> Quorum:
-        """Who decides, and how many of them this node reaches."""
+        """Who decides, and which of them this node reaches."""
         voters = self._group.configuration.all_voters()
-        linked = self._peers.linked()
-        reachable = sum(voter == self._me or voter in linked for voter in voters)
-        return Quorum(voters, reachable, self._group.leader is not None)
+        reached = tuple(each for each in voters if each == self._me or self._peers.silent_s(each) < ANSWERING_S)
+        return Quorum(voters, reached, self._group.leader is not None, self._group.is_hearsay)
 
     def status(self) -> GroupStatus:
         return self._group.status()
@@ -415,9 +416,16 @@ class Ledger:
 
     def _quorum_text(self) -> str:
         quorum = self.quorum()
+        silent = self._names(set(quorum.voters) - set(quorum.reached))
+        others = f"; nothing is heard of {silent}" if silent else ""
+        return (
+            f"{len(quorum.reached)} of {len(quorum.voters)} voters reached ({self._names(quorum.reached)}{others}), "
+            f"{quorum.needed} needed"
+        )
+
+    def _names(self, node_ids: Iterable[NodeId]) -> str:
         members = self.state.members
-        names = ", ".join(members[voter].name if voter in members else voter for voter in quorum.voters)
-        return f"{quorum.reachable} of {len(quorum.voters)} voters ({names}) reached, {quorum.needed} needed"
+        return ", ".join(sorted(members[each].name if each in members else each for each in node_ids))
 
     # --- waiting ----------------------------------------------------------------------------------------------
 

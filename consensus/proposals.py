@@ -17,6 +17,7 @@ from consensus.proposing import (
     NotTaken,
     ProposeAnswer,
     ProposeRequest,
+    RelayedRequest,
     check_entry,
     not_taken,
     proposal_payload,
@@ -37,6 +38,7 @@ from mesh.peers import Peers
 from mesh.rpc import Caller, Lane, Method, RpcServer, Shape
 
 PROPOSE = Method("ledger.propose", ProposeRequest, ProposeAnswer, LEDGER, Role.TRUSTED, Lane.CONTROL, Shape.UNARY)
+RELAY = Method("ledger.relay", RelayedRequest, ProposeAnswer, LEDGER, Role.TRUSTED, Lane.CONTROL, Shape.UNARY)
 
 NEVER_ARRIVED = (UnreachableError, RefusedError, MissingError, ExhaustedError)
 """Errors of a call after which the request certainly was not taken."""
@@ -52,7 +54,7 @@ class Proposals:
         server: Where the method is registered.
         rng: For the jitter of retries.
         wall_ms: The wall clock that goes into what is appended here.
-        sources: Whom an observer asks while it knows no leader.
+        sources: Whom an observer asks while it knows no leader, and who brings a request to one out of reach.
         wake: Has the host look at the group.
     """
 
@@ -74,13 +76,16 @@ class Proposals:
         self._wall_ms = wall_ms
         self._sources = sources
         self._wake = wake
+        self._rng = rng
         self._proposer = Proposer(rng)
+        self._out_of_reach: NodeId | None = None  # the node that an attempt could not be brought to, the last time
         self._driver = Driver(self._proposer, self._perform)
         self._nursery: trio.Nursery | None = None
         self._tokens = itertools.count(1)
         self._settled: dict[int, Waiting[Answer]] = {}
         self._finished: dict[int, Waiting[Outcome]] = {}
         server.register(PROPOSE, self._serve)
+        server.register(RELAY, self._serve_relayed)
 
     async def run(self) -> None:
         """Send and repeat until cancelled."""
@@ -130,20 +135,48 @@ class Proposals:
     async def _try(self, attempt: Attempt) -> None:
         """One attempt to have a request taken."""
         number, to = attempt.number, attempt.to
+        via = self._way_to(to)
         try:
             if to == self._me:
                 answer = await self._take(self._me, attempt.request, attempt.deadline)
-            else:
+            elif via == to:
                 answered = await self._peers.call(to, PROPOSE, attempt.request, deadline=attempt.deadline)
+                answer = answered.answer
+            else:
+                relayed = RelayedRequest(self._me, attempt.request)
+                answered = await self._peers.call(via, RELAY, relayed, deadline=attempt.deadline)
                 answer = answered.answer
         except FreecloudError as error:
             arrived = not isinstance(error, NEVER_ARRIVED)
-            if isinstance(error, DeadlineError) and to != self._me and to not in self._peers.linked():
+            if isinstance(error, DeadlineError) and to != self._me and via not in self._peers.linked():
                 arrived = False  # it was still being dialled
+            if not arrived and via == to:
+                self._out_of_reach = to
             self._proposer.failed(trio.current_time(), number, arrived=arrived, reason=str(error))
         else:
             self._proposer.answered(trio.current_time(), number, answer)
         self._driver.wake()
+
+    def _way_to(self, to: NodeId) -> NodeId:
+        """Itself; or, where nothing passes between it and this node, somebody else who may reach it (fault N3).
+
+        The session sees to it that a request which arrives both ways is applied once.
+        """
+        linked = self._peers.linked()
+        if to in linked:
+            self._out_of_reach = None
+        elif to == self._out_of_reach or self._group.is_hearsay:
+            helpers = [node_id for node_id in self._sources() if node_id in linked and node_id != to]
+            return self._rng.choice(helpers) if helpers else to
+        return to
+
+    async def _serve_relayed(self, caller: Caller, relayed: RelayedRequest) -> ProposeAnswer:
+        """Take a request that was brought here; or bring it to the leader, once, for a node that cannot reach it."""
+        leader = self._group.leader
+        brings = caller.node_id != relayed.proposer
+        if self._group.is_leader or brings or leader is None or leader == caller.node_id:
+            return ProposeAnswer(await self._take(relayed.proposer, relayed.request, caller.deadline))
+        return await self._peers.call(leader, RELAY, relayed, deadline=caller.deadline)
 
     async def _serve(self, caller: Caller, request: ProposeRequest) -> ProposeAnswer:
         return ProposeAnswer(await self._take(caller.node_id, request, caller.deadline))

@@ -25,6 +25,15 @@ class ProposeRequest:
     entry: Entry
 
 
+@LEDGER.message("propose.relayed")
+@dataclass(frozen=True, slots=True)
+class RelayedRequest:
+    """Bring this to the leader for the one that asks, or take it for the proposer from the one that brings it."""
+
+    proposer: NodeId
+    request: ProposeRequest
+
+
 @LEDGER.message("propose.applied")
 @dataclass(frozen=True, slots=True)
 class Applied:

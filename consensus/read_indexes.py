@@ -66,16 +66,23 @@ class ReadIndexes:
 
     async def ask(self, deadline: float) -> int | None:
         """The index; None if nobody can say now."""
-        if self._group.mode is Mode.REPLICA:
+        if self._group.mode is Mode.REPLICA and not self._group.is_hearsay:
             return await self._ask_raft()
-        leader = self._group.leader
-        for target in self._sources() if leader is None else [leader]:
+        for target in self._whom_to_ask():
             try:
                 answer = await self._peers.call(target, READ_INDEX, ReadIndexRequest(), deadline=deadline)
             except FreecloudError:
                 continue  # it does not know either; the next one may
             return answer.index
         return None
+
+    def _whom_to_ask(self) -> Sequence[NodeId]:
+        """The leader; where nothing passes between it and this node, those whose Raft may know (fault N3)."""
+        leader, linked = self._group.leader, self._peers.linked()
+        others = [node_id for node_id in self._sources() if node_id in linked and node_id != leader]
+        if leader is None or (leader not in linked and others):
+            return others or self._sources()
+        return [leader]
 
     def take_output(self, output: GroupOutput) -> None:
         """Raft has answered some reads."""

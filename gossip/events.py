@@ -77,7 +77,7 @@ class Note:
     """One line of a member's story, as the machine saw it."""
 
     node_id: NodeId
-    kind: str  # suspected | confirmed | down | alive | left | away | link-closed | datagrams-lost | never-heard
+    kind: str  # suspected, confirmed, down, alive, left, away, link-closed, datagrams-lost, never-heard, (in)direct
     accuser: NodeId | None = None
     probes: str = ""
     confirmers: tuple[NodeId, ...] = ()

@@ -27,6 +27,9 @@ from enum import Enum
 from gossip.messages import CLAIM_DOMAIN, Claim, Dead, Standing, Statement, Suspect, signed_bytes
 from mesh.names import NodeId
 
+DETOURS = 2
+"""Probes that only a helper brought to a member, before it is said that the direct way is cut."""
+
 Verify = Callable[[bytes, bytes, bytes, bytes], bool]
 """(public key, domain, message, signature) -> whether the owner of the key signed it."""
 
@@ -97,6 +100,12 @@ class Member:
     heard_from: str = ""
     record_told: tuple[int, int] | None = None  # (boot counter, version) of its record by its own last packet
     failures: int = 0  # probes failed in a row: tries another address
+    detours: int = 0  # probes in a row that only a helper brought to it
+
+    @property
+    def is_indirect(self) -> bool:
+        """It lives, and nothing passes between it and this node; once may be a lost datagram."""
+        return self.detours >= DETOURS
 
     @property
     def incarnation(self) -> int:

@@ -118,10 +118,22 @@ class Prober:
         if target is not None:
             # Reached through helpers only: the straight way may need another address next time.
             target.failures = 0 if sender == target.node_id else target.failures + 1
+            self._note_way(now, target, probe, sender)
         if probe.regular:
             # Better health shortens the wait for the next round already.
             interval_s = self._profile.probe_interval_s * self._awareness.multiplier
             self._probe_at = max(now, min(self._probe_at, probe.started + interval_s))
+
+    def _note_way(self, now: float, target: Member, probe: Probe, sender: NodeId) -> None:
+        """A cut between two that others bridge is no death, and has to be told all the same (fault N3)."""
+        told = target.is_indirect
+        target.detours = 0 if sender == target.node_id else target.detours + 1
+        if target.is_indirect and not told:
+            waited_ms = round((now - probe.started) * 1000)
+            how = f"reached it for us; nothing of its own came in {waited_ms} ms, {target.detours} times running"
+            self._outbox.notes.append(Note(target.node_id, "indirect", sender, how))
+        elif told and not target.is_indirect:
+            self._outbox.notes.append(Note(target.node_id, "direct", None, "it answers us itself again"))
 
     def nacked(self, sender: NodeId, sequence: int) -> None:
         probe = self._rounds.get(sequence)

@@ -17,7 +17,7 @@ class KeepAlive:
 
     def __init__(self, config: MuxConfig, now: float) -> None:
         self._config = config
-        self._last_heard = now
+        self.last_heard = now
         self._asked: tuple[bytes, float] | None = None  # the ping that is under way
         self._last_measured = now - config.measure_every_s
         self._count = 0
@@ -25,7 +25,7 @@ class KeepAlive:
 
     def heard(self, now: float) -> None:
         """Something arrived; whatever it was, the peer lives."""
-        self._last_heard = now
+        self.last_heard = now
 
     def answered(self, now: float, payload: bytes) -> None:
         """A pong arrived; one that nobody asked for is passed over."""
@@ -40,7 +40,7 @@ class KeepAlive:
     def tick(self, now: float) -> bytes | None:
         """The payload of a ping to be sent now, or None."""
         if now - self.next_deadline() > self._config.overslept_s:
-            self._last_heard = max(self._last_heard, now - self._config.keepalive_s)
+            self.last_heard = max(self.last_heard, now - self._config.keepalive_s)
             self._asked = None
         if self.is_dead(now) or self._asked is not None or now < self._ask_at():
             return None
@@ -58,9 +58,9 @@ class KeepAlive:
         return self._dead_at() if self._asked is not None else min(self._dead_at(), self._ask_at())
 
     def _dead_at(self) -> float:
-        return self._last_heard + self._config.silence_s
+        return self.last_heard + self._config.silence_s
 
     def _ask_at(self) -> float:
         return min(
-            self._last_heard + self._config.keepalive_s, self._last_measured + self._config.measure_every_s
+            self.last_heard + self._config.keepalive_s, self._last_measured + self._config.measure_every_s
         )

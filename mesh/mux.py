@@ -68,7 +68,7 @@ class Mux:
         self._urgent: deque[bytes] = deque()
         self._pong: bytes | None = None
         self._events: list[MuxEvent] = []
-        self._time = KeepAlive(config, now)
+        self.time = KeepAlive(config, now)
         self._unsent_opens = 0
         self._retired_here = False
         self._goaway_sent = False
@@ -181,15 +181,10 @@ class Mux:
         """Either side has said GOAWAY."""
         return self._retired_here or self._retired_there
 
-    @property
-    def rtt_s(self) -> float:
-        """The smoothed round-trip time, `inf` before the first measurement."""
-        return self._time.rtt_s
-
     def statistics(self) -> MuxStatistics:
         queued = sum(stream.queued_bytes for stream in self._streams.values())
         queued += sum(state.notices.queued_bytes for state in self._lanes)
-        return MuxStatistics(len(self._streams), queued, self._time.rtt_s, self.retiring)
+        return MuxStatistics(len(self._streams), queued, self.time.rtt_s, self.retiring)
 
     # What the peer does.
 
@@ -199,7 +194,7 @@ class Mux:
         Raises:
             ProtocolError: The peer broke the protocol; the link must be closed.
         """
-        self._time.heard(now)
+        self.time.heard(now)
         match frame.kind:
             case FrameKind.DATA:
                 self._receive_data(frame)
@@ -216,7 +211,7 @@ class Mux:
             case FrameKind.PING:
                 self._pong = frame.payload  # the newest is enough: a peer that floods gets one answer
             case FrameKind.PONG:
-                self._time.answered(now, frame.payload)
+                self.time.answered(now, frame.payload)
             case FrameKind.GOAWAY:
                 self._retired_there = True
                 self._events.append(PeerRetired())
@@ -298,14 +293,14 @@ class Mux:
         """Ask a silent peer; call it dead when it stays silent; measure the round trip now and then."""
         if self._close_wanted:
             return
-        payload = self._time.tick(now)
-        if self._time.is_dead(now):
+        payload = self.time.tick(now)
+        if self.time.is_dead(now):
             self._want_close(LinkEnd.SILENT)
         elif payload is not None:
             self._urge(encode_frame(FrameKind.PING, payload))
 
     def next_deadline(self) -> float:
-        return ASLEEP if self._close_wanted else self._time.next_deadline()
+        return ASLEEP if self._close_wanted else self.time.next_deadline()
 
     # What is to be done.
 

@@ -49,6 +49,10 @@ class MuxConfig:
     )
 
 
+ANSWERING_S = 3.0
+"""A peer that was silent on its link for longer has been asked, after `MuxConfig.keepalive_s`, and did not answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class StreamOpened:
     stream: int

@@ -161,7 +161,15 @@ class Peers:
     def rtt_s(self, node_id: NodeId) -> float:
         """The round trip to a peer in seconds, `inf` when it is not linked or not measured yet."""
         link = self._links.get(node_id)
-        return link.mux.rtt_s if link else float("inf")
+        return link.mux.time.rtt_s if link else float("inf")
+
+    def silent_s(self, node_id: NodeId) -> float:
+        """How long ago something came over the link to a peer, `inf` when it is not linked.
+
+        A link on which nobody has anything to say is silent for `MuxConfig.keepalive_s`, and then asks.
+        """
+        link = self._links.get(node_id)
+        return trio.current_time() - link.mux.time.last_heard if link else float("inf")
 
     def watch_links(self) -> AbstractContextManager[trio.MemoryReceiveChannel[LinkEvent]]:
         """A bounded channel of `LinkOpened`, `LinkClosed` and, for one that lags, `LinksLagged`."""

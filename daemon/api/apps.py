@@ -15,6 +15,7 @@ from daemon.api.answers import LINES, Emit, Lines, document, when
 from daemon.api.body import read_json
 from daemon.api.clock import deadline_in
 from daemon.api.operations import Call, Operation, schema
+from daemon.api.patience import change_deadline
 from daemon.api.views import app_document, observed, replica_document
 from daemon.services import Services
 from mesh.errors import ConflictError, MissingError, UsageError
@@ -64,7 +65,7 @@ async def check_manifest(call: Call) -> Response:
 
 async def plan_app(call: Call) -> Response:
     text = (await read_json(call.request, MANIFEST))["manifest"]
-    plan = await call.services.scheduler.plan(text, deadline=deadline_in(10))
+    plan = await call.services.scheduler.plan(text, deadline=change_deadline(call.services))
     return document(
         {
             "steps": [{"sign": step.sign, "text": step.text} for step in plan.steps],
@@ -88,7 +89,8 @@ async def deploy_app(call: Call) -> Response:
 async def _deploy(services: Services, manifest_text: str, bundle: str, emit: Emit) -> None:
     name = parse(manifest_text).name
     await emit({"text": f"{name}: placing its source on a second node"})
-    deployed = await services.scheduler.deploy(manifest_text, bundle, deadline=deadline_in(DEPLOY_ENTRY_TIMEOUT_S))
+    deadline = change_deadline(services, DEPLOY_ENTRY_TIMEOUT_S)
+    deployed = await services.scheduler.deploy(manifest_text, bundle, deadline=deadline)
     await emit(
         {
             "text": f"{name}: release {deployed.release} is agreed",
@@ -178,18 +180,20 @@ def _progress(services: Services, app: App) -> str:
 
 async def scale_app(call: Call) -> Response:
     wanted = await read_json(call.request, SCALE)
-    await call.services.scheduler.scale(call.path("name"), wanted["replicas"], deadline=deadline_in(10))
+    deadline = change_deadline(call.services)
+    await call.services.scheduler.scale(call.path("name"), wanted["replicas"], deadline=deadline)
     return document({"name": call.path("name"), "replicas": wanted["replicas"]})
 
 
 async def rollback_app(call: Call) -> Response:
     wanted = await read_json(call.request, ROLLBACK)
-    release = await call.services.scheduler.rollback(call.path("name"), wanted.get("to"), deadline=deadline_in(10))
+    deadline = change_deadline(call.services)
+    release = await call.services.scheduler.rollback(call.path("name"), wanted.get("to"), deadline=deadline)
     return document({"name": call.path("name"), "release": release})
 
 
 async def remove_app(call: Call) -> Response:
-    await call.services.scheduler.remove(call.path("name"), deadline=deadline_in(10))
+    await call.services.scheduler.remove(call.path("name"), deadline=change_deadline(call.services))
     call.services.events.add("app.removed", call.path("name"))
     return document({"name": call.path("name")})
 

@@ -10,8 +10,9 @@ from consensus.ledger_entries import AddInvite, ChangeMember, RemoveMember
 from consensus.records import MemberStatus
 from daemon.api.answers import document, when
 from daemon.api.body import read_json
-from daemon.api.clock import deadline_in, wall_ms
+from daemon.api.clock import wall_ms
 from daemon.api.operations import Call, Operation, schema
+from daemon.api.patience import change_deadline
 from daemon.api.views import find_member, node_document, observed
 from daemon.config import is_loopback
 from daemon.invites import make_invite
@@ -67,7 +68,7 @@ async def create_invite(call: Call) -> Response:
         expires_ms=wall_ms() + wanted["expires_ms"],
         labels=tuple(sorted(_pairs(wanted.get("labels") or []).items())),
     )
-    await services.ledger.propose(AddInvite(invite), deadline=deadline_in(10))
+    await services.ledger.propose(AddInvite(invite), deadline=change_deadline(services))
     notices = []
     if is_loopback(services.addresses["mesh"]):
         notices.append("this node listens on loopback alone: only this machine can use the token (see --listen)")
@@ -79,14 +80,15 @@ async def label_node(call: Call) -> Response:
     wanted = await read_json(call.request, LABELS)
     labels = {**dict(member.labels), **_pairs(wanted["labels"])}
     kept = tuple(sorted((key, value) for key, value in labels.items() if value))
-    await call.services.ledger.propose(_change(member.node_id, labels=kept), deadline=deadline_in(10))
+    await call.services.ledger.propose(_change(member.node_id, labels=kept), deadline=change_deadline(call.services))
     return document({"name": member.name, "labels": dict(kept)})
 
 
 async def drain_node(call: Call) -> Response:
     member = find_member(call.services, call.path("name"))
     wanted = await read_json(call.request, DRAIN)
-    await call.services.ledger.propose(_change(member.node_id, draining=wanted["on"]), deadline=deadline_in(10))
+    entry = _change(member.node_id, draining=wanted["on"])
+    await call.services.ledger.propose(entry, deadline=change_deadline(call.services))
     return document({"name": member.name, "draining": wanted["on"]})
 
 
@@ -106,7 +108,7 @@ async def remove_node(call: Call) -> Response:
                 code="member.quorum",
             )
     entry = RemoveMember(member.node_id, f"by {call.principal.name}")
-    await services.ledger.propose(entry, deadline=deadline_in(10))
+    await services.ledger.propose(entry, deadline=change_deadline(services))
     return document({"name": member.name, "id": member.node_id})
 
 

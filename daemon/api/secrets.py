@@ -10,8 +10,9 @@ from consensus.ledger_entries import PutSecret, RemoveSecret
 from consensus.records import SecretRecord
 from daemon.api.answers import document, when
 from daemon.api.body import read_json
-from daemon.api.clock import deadline_in, wall_ms
+from daemon.api.clock import wall_ms
 from daemon.api.operations import Call, Operation, schema
+from daemon.api.patience import change_deadline
 from daemon.keys import DATA, seal_secret
 from mesh.errors import UsageError
 from scheduler.manifest import decode_manifest
@@ -44,12 +45,12 @@ async def set_secret(call: Call) -> Response:
     value = (await read_json(call.request, SET))["value"].encode()
     generation, key = call.services.keys.newest(call.services.ledger.state.keys, DATA)
     record = SecretRecord(name, generation, seal_secret(key, name, value), wall_ms())
-    await call.services.ledger.propose(PutSecret(record), deadline=deadline_in(10))
+    await call.services.ledger.propose(PutSecret(record), deadline=change_deadline(call.services))
     return document({"name": name})
 
 
 async def remove_secret(call: Call) -> Response:
-    await call.services.ledger.propose(RemoveSecret(call.path("name")), deadline=deadline_in(10))
+    await call.services.ledger.propose(RemoveSecret(call.path("name")), deadline=change_deadline(call.services))
     return document({"name": call.path("name")})
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import trio
 from starlette.responses import Response
 
-from consensus.records import MemberStatus
+from consensus.records import Member, MemberStatus
 from daemon.api.answers import document
 from daemon.api.operations import Call, Operation
 from daemon.api.views import app_document, observed
@@ -44,6 +45,7 @@ def status_document(services: Services) -> dict[str, Any]:
         },
         "quorum": quorum_document(services),
         "nodes": {"total": len(members), **dict(sorted(states.items()))},
+        "sees": _sees(services, members.values()),
         "apps": {
             "total": len(apps),
             "replicas": sum(app["replicas"] for app in apps),
@@ -55,6 +57,17 @@ def status_document(services: Services) -> dict[str, Any]:
     }
 
 
+def _sees(services: Services, members: Iterable[Member]) -> list[dict[str, Any]]:
+    """The other members: how each is thought to be, and how long ago anything of its own arrived here."""
+    rows = []
+    for member in sorted(members, key=lambda member: member.name):
+        if member.node_id != services.identity.node_id:
+            seen = observed(services, member.node_id)
+            heard_s = None if seen.heard_s is None else round(seen.heard_s, 1)
+            rows.append({"name": member.name, "state": seen.state, "direct": seen.direct, "heard_s": heard_s})
+    return rows
+
+
 def quorum_document(services: Services) -> dict[str, Any]:
     ledger = services.ledger
     quorum = ledger.quorum()
@@ -64,8 +77,10 @@ def quorum_document(services: Services) -> dict[str, Any]:
         "has_quorum": quorum.has_leader,
         "leader": names[leader].name if leader is not None and leader in names else None,
         "voters": sorted(names[voter].name if voter in names else voter for voter in quorum.voters),
-        "reachable": quorum.reachable,
-        "needed": len(quorum.voters) // 2 + 1,
+        "reached": sorted(names[voter].name if voter in names else voter for voter in quorum.reached),
+        "reachable": len(quorum.reached),
+        "needed": quorum.needed,
+        "by_hearsay": quorum.by_hearsay,
         "term": ledger.term,
         "index": ledger.state.applied,
         "age_s": round(ledger.age(), 3),
@@ -87,16 +102,24 @@ def _warnings(services: Services, apps: list[dict[str, Any]]) -> list[str]:
     quorum = services.ledger.quorum()
     if not quorum.has_leader:
         found.append(
-            f"no quorum: this node sees {quorum.reachable} of {len(quorum.voters)} voters; "
+            f"no quorum: this node reaches {len(quorum.reached)} of {len(quorum.voters)} voters; "
             "nothing can be changed, all that runs goes on"
         )
-        if quorum.reachable <= 1 and len(quorum.voters) > 1:
+        if quorum.reached == (services.identity.node_id,) and len(quorum.voters) > 1:
             found.append("this node is alone")
+    elif quorum.by_hearsay:
+        found.append("nothing passes between this node and the leader; it takes part by way of the others")
     for member in state.active_members().values():
         if member.status is MemberStatus.DRAINING:
             found.append(f"{member.name} is draining")
-        if observed(services, member.node_id).state == "down":
+        seen = observed(services, member.node_id)
+        if seen.state == "down":
             found.append(f"{member.name} is down; see `freecloud nodes why {member.name}`")
+        elif not seen.direct:
+            found.append(
+                f"nothing passes between this node and {member.name}, which others reach; "
+                f"see `freecloud nodes why {member.name}`"
+            )
     for app in apps:
         found.extend(f"{app['name']}: {debt}" for debt in app["debts"])
     if services.ledger.statistics().read_only:

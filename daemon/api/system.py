@@ -13,6 +13,7 @@ from daemon.api.answers import LINES, Emit, Lines, document
 from daemon.api.body import read_json
 from daemon.api.clock import deadline_in
 from daemon.api.operations import Call, Operation, schema
+from daemon.api.patience import change_deadline
 from daemon.services import Services
 from mesh.errors import FreecloudError
 
@@ -34,7 +35,7 @@ async def _stop(services: Services, drain: bool, emit: Emit) -> None:
         await emit({"text": "moving its apps to other nodes"})
         try:
             entry = ChangeMember(me, None, None, True, None, None, None, None, None)
-            await services.ledger.propose(entry, deadline=deadline_in(10))
+            await services.ledger.propose(entry, deadline=change_deadline(services))
         except FreecloudError as error:
             await emit({"text": f"cannot drain: {error}"})
         else:

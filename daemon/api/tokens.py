@@ -9,8 +9,9 @@ from consensus.records import ApiToken
 from daemon.api.answers import document, when
 from daemon.api.auth import SCOPES, make_token
 from daemon.api.body import read_json
-from daemon.api.clock import deadline_in, wall_ms
+from daemon.api.clock import wall_ms
 from daemon.api.operations import Call, Operation, schema
+from daemon.api.patience import change_deadline
 from mesh.errors import UsageError
 
 LIFE_MS_MAX = 10 * 366 * 24 * 3600 * 1000
@@ -51,12 +52,12 @@ async def create_token(call: Call) -> Response:
     token = ApiToken(
         token_id, wanted["name"], secret_hash, tuple(sorted(set(wanted["scopes"]))), now, now + wanted["expires_ms"]
     )
-    await call.services.ledger.propose(PutApiToken(token), deadline=deadline_in(10))
+    await call.services.ledger.propose(PutApiToken(token), deadline=change_deadline(call.services))
     return document({"id": token_id, "token": text})
 
 
 async def revoke_token(call: Call) -> Response:
-    await call.services.ledger.propose(RevokeApiToken(call.path("id")), deadline=deadline_in(10))
+    await call.services.ledger.propose(RevokeApiToken(call.path("id")), deadline=change_deadline(call.services))
     return document({"id": call.path("id")})
 
 

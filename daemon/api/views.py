@@ -6,6 +6,7 @@ Every observed fact has its age and its source (rule G3); agreed facts have the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import trio
@@ -24,18 +25,22 @@ class Observed:
 
     state: str
     record: NodeRecord | None
-    age_s: float | None
+    age_s: float | None  # since it was known to be as its record says
+    heard_s: float | None  # since anything of its own arrived here
+    direct: bool  # False: others alone reach it
 
 
 def observed(services: Services, node_id: NodeId) -> Observed:
     """This member as gossip sees it; this very node is alive and its facts are fresh."""
     view: MemberView | None = services.gossip.view().get(node_id)
     if node_id == services.identity.node_id:
-        return Observed("alive", view.record if view else None, 0.0)
+        return Observed("alive", view.record if view else None, 0.0, 0.0, True)
     if view is None:
-        return Observed("unknown", None, None)
-    age = None if view.record is None else max(0.0, trio.current_time() - view.record_heard_at)
-    return Observed(view.state.value, view.record, age)
+        return Observed("unknown", None, None, None, True)
+    now = trio.current_time()
+    age_s = None if view.record is None else max(0.0, now - view.record_heard_at)
+    heard_s = min(max(0.0, now - view.heard_at), services.peers.silent_s(node_id))
+    return Observed(view.state.value, view.record, age_s, None if heard_s == inf else heard_s, not view.is_indirect)
 
 
 def find_member(services: Services, name: str) -> Member:
@@ -94,6 +99,8 @@ def node_document(services: Services, member: Member) -> dict[str, Any]:
         "out": member.node_id in state.outs,
         "replicas": sum(assignment.node == member.node_id for assignment in state.assignments.values()),
         "age_s": seen.age_s,
+        "heard_s": seen.heard_s,
+        "direct": seen.direct,
         "source": "itself" if member.node_id == services.identity.node_id else "gossip",
     }
 

@@ -233,7 +233,7 @@ async def test_without_a_quorum_a_write_names_it_and_reads_go_on(tmp_path: Path)
         async with stays.ledger.watch() as changes:
             while stays.ledger.leader is not None:
                 await changes.receive()
-        with pytest.raises(NoQuorumError, match=r"of 3 voters \(.*, 2 needed"):
+        with pytest.raises(NoQuorumError, match=r"of 3 voters reached \(.*, 2 needed"):
             await stays.ledger.propose(token("a"), deadline=soon(1.0))
         with pytest.raises(NoQuorumError):
             await stays.ledger.read_barrier(deadline=soon(0.5))

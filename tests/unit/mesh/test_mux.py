@@ -322,18 +322,18 @@ def test_a_peer_that_makes_us_answer_and_never_reads_loses_the_link() -> None:
 
 def test_the_round_trip_is_measured_by_pings_and_smoothed() -> None:
     pair = Pair()
-    assert pair.here.rtt_s == inf
+    assert pair.here.time.rtt_s == inf
     pair.here.tick(0.0)
     pair.carry(pair.here, pair.there, 0.05)
     pair.carry(pair.there, pair.here, 0.1)
-    assert pair.here.rtt_s == pytest.approx(0.1)
+    assert pair.here.time.rtt_s == pytest.approx(0.1)
     assert pair.here.next_deadline() == pytest.approx(2.1)
     pair.here.tick(2.1)
     pair.carry(pair.here, pair.there, 2.1)
     pair.carry(pair.there, pair.here, 2.3)
-    assert pair.here.rtt_s == pytest.approx(0.1 * 0.875 + 0.2 * 0.125)
+    assert pair.here.time.rtt_s == pytest.approx(0.1 * 0.875 + 0.2 * 0.125)
     pair.here.receive(2.4, Frame(FrameKind.PONG, 0, 0, bytes(8)))  # one that nobody asked for
-    assert pair.here.rtt_s == pytest.approx(0.1 * 0.875 + 0.2 * 0.125)
+    assert pair.here.time.rtt_s == pytest.approx(0.1 * 0.875 + 0.2 * 0.125)
 
 
 def test_a_silent_peer_is_asked_and_then_called_dead() -> None:

@@ -7,7 +7,7 @@ import os
 import socket
 from dataclasses import dataclass
 
-from daemon.config import DEFAULT_ADDRESS, Config, split_address
+from daemon.config import DEFAULT_ADDRESS, Config, is_loopback, split_address
 from daemon.home import Home, load_ports, save_ports
 from mesh.errors import FailedError, UsageError
 
@@ -15,6 +15,11 @@ TRIES = 200
 """So many ports above the default are tried; five nodes on one machine need three each."""
 
 BACKLOG = 512
+
+LINK_SEGMENT_BYTES = 1220
+"""What one packet of a link carries, both ways: such a packet has 1,280 bytes, IPv6's least (RFC 8200 §5), which every
+path passes. Larger ones vanish without a word where a tunnel's refusals are filtered: the links would stand, gossip
+and heartbeats pass, and whatever is large never arrive (fault N8). Costs nothing on loopback, where it is not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,9 @@ def _try_bind(name: str, host: str, port: int) -> list[socket.socket] | None:
     opened = [tcp]
     try:
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if name == "mesh" and not is_loopback(f"{host}:{port}"):
+            # Who accepts decides for both sides: it announces this size, and takes the smaller of the two.
+            tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, LINK_SEGMENT_BYTES)
         tcp.bind((host, port))
         tcp.listen(BACKLOG)
         if name == "mesh":

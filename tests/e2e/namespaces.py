@@ -40,7 +40,6 @@ table inet cut {
     type filter hook input priority 0;
     ip saddr @unheard drop
   }
-  chain large { }
 }
 """
 
@@ -128,7 +127,8 @@ class Host:
         hub.run("ip", "link", "set", cable, "master", "bridge", "up")
         self.namespace.run("ip", "link", "set", "lo", "up")
         self.namespace.run("ip", "address", "add", f"{self.address}/24", "dev", "eth0")
-        self.namespace.run("ip", "link", "set", "eth0", "up")
+        # One packet is one packet, as on a wire; else the kernel hands over up to 64 KiB at once.
+        self.namespace.run("ip", "link", "set", "eth0", "gso_max_segs", "1", "up")
         self._nft(RULES)
 
     @property
@@ -141,9 +141,10 @@ class Host:
         if addresses := ", ".join(other.address for other in others):
             self._nft(f"add element inet cut unheard {{ {addresses} }}")
 
-    def drop_larger(self, size: int) -> None:
-        """A black hole in the path: packets beyond this size are swallowed, and nobody is told."""
-        self._nft(f"add rule inet cut arriving iifname eth0 meta length > {size} drop")
+    def unhear_larger(self, others: Iterable[Host], size: int) -> None:
+        """Packets of these beyond this size are swallowed on the way here, and nobody is told."""
+        addresses = ", ".join(other.address for other in others)
+        self._nft(f"add rule inet cut arriving ip saddr {{ {addresses} }} meta length > {size} drop")
 
     def hear_all(self) -> None:
         """Heal: everything arrives again."""
@@ -257,6 +258,13 @@ class NetworkCluster(Cluster):
     def deafen(self, listener: Resident, *speakers: Resident) -> None:
         """Nothing that these send reaches the listener; what it sends reaches them."""
         listener.host.unhear(speaker.host for speaker in speakers)
+
+    def black_hole(self, node: Resident, size: int) -> None:
+        """The path to and from this node passes no packet beyond this size."""
+        others = [other.host for other in self.rest(node)]
+        node.host.unhear_larger(others, size)
+        for other in others:
+            other.unhear_larger([node.host], size)
 
     def heal(self) -> None:
         for node in self.nodes:

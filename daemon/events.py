@@ -5,6 +5,7 @@ A listener that does not keep up is told so and closed ("lagged"); it never slow
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ import trio
 EVENTS_KEPT = 2_048
 QUEUE_MAX = 1_024
 LISTENERS_MAX = 64
+CLOCK_STEP_MS = 2_000
+BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,24 @@ class EventLog:
 
     def __init__(self, wall_ms: Callable[[], int]) -> None:
         self._wall_ms = wall_ms
+        self._ahead_ms = self._wall_ahead_ms()
         self._kept: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self._listeners: set[trio.MemorySendChannel[Event]] = set()
         self._sequence = 0
 
     def add(self, kind: str, text: str) -> None:
         """Note an event; never blocks."""
+        before_ms, self._ahead_ms = self._ahead_ms, self._wall_ahead_ms()
+        moved_ms = self._ahead_ms - before_ms
+        if abs(moved_ms) >= CLOCK_STEP_MS:
+            self._append("clock.stepped", f"the clock of this node was moved by {moved_ms / 1000:+.0f} s")
+        self._append(kind, text)
+
+    def _wall_ahead_ms(self) -> int:
+        """The wall clock against one that nobody can set; the times of events before and after a step differ by it."""
+        return self._wall_ms() - int(time.clock_gettime(BOOTTIME) * 1000)
+
+    def _append(self, kind: str, text: str) -> None:
         self._sequence += 1
         event = Event(self._sequence, self._wall_ms(), kind, text)
         self._kept.append(event)

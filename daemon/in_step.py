@@ -17,7 +17,16 @@ from daemon.keys import GOSSIP, KeyHolder
 from daemon.membership import MeshFile, own_shares, save_mesh_file, trusted_peers
 from daemon.pulse import Pulse
 from daemon.standing import Standing
-from gossip.events import GossipEvent, Lagged, MemberAlive, MemberDown, MemberLeft, MemberSuspected, RecordChanged
+from gossip.events import (
+    GossipEvent,
+    Lagged,
+    MemberAlive,
+    MemberDown,
+    MemberLeft,
+    MemberSuspected,
+    RecordChanged,
+    StoodStill,
+)
 from gossip.seal import GossipKey, KeyRing
 from gossip.service import Gossip
 from mesh.errors import FreecloudError
@@ -108,6 +117,8 @@ class InStep:
                 self._events.add("node.down", f"{self._name(node_id)} is down")
             case MemberLeft(node_id=node_id):
                 self._events.add("node.left", f"{self._name(node_id)} left")
+            case StoodStill(seconds=seconds):
+                self._events.add("node.stood-still", f"this node did nothing for {seconds:.0f} s")
             case RecordChanged(node_id=node_id):
                 view = self._gossip.view().get(node_id)
                 if view is not None and view.record is not None and node_id != self._identity.node_id:

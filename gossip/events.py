@@ -63,12 +63,27 @@ class OwnClaimContested:
 
 
 @dataclass(frozen=True, slots=True)
+class StoodStill:
+    """This node itself did nothing for that long: stopped, suspended, or starved of its processor (fault P3)."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Lagged:
     """The watcher was too slow and missed events; it has to look at the view again."""
 
 
 GossipEvent = (
-    MemberAlive | MemberSuspected | MemberDown | MemberLeft | MemberAway | RecordChanged | OwnClaimContested | Lagged
+    MemberAlive
+    | MemberSuspected
+    | MemberDown
+    | MemberLeft
+    | MemberAway
+    | RecordChanged
+    | OwnClaimContested
+    | StoodStill
+    | Lagged
 )
 
 
@@ -77,7 +92,9 @@ class Note:
     """One line of a member's story, as the machine saw it."""
 
     node_id: NodeId
-    kind: str  # suspected, confirmed, down, alive, left, away, link-closed, datagrams-lost, never-heard, (in)direct
+    # suspected, confirmed, down, alive, left, away, link-closed, datagrams-lost, never-heard, indirect, direct;
+    # of this node itself: accused, stood-still
+    kind: str
     accuser: NodeId | None = None
     probes: str = ""
     confirmers: tuple[NodeId, ...] = ()

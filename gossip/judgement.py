@@ -21,6 +21,7 @@ from gossip.events import (
     MemberSuspected,
     Note,
     OwnClaimContested,
+    StoodStill,
 )
 from gossip.members import Applied, Member, Members, MemberState
 from gossip.messages import BOOT_SHIFT, Claim, Dead, Evidence, Standing, Statement, StreamOutcome, Suspect
@@ -29,6 +30,9 @@ from gossip.presence import Presence
 from gossip.profiles import CONFIRMATIONS, Profile
 from gossip.suspicion import Suspicion, suspicion_bounds
 from mesh.names import NodeId
+
+STILL_TOLD_S = 2.0
+"""A node that stood still for less is merely busy, and nobody has to be told."""
 
 _UNSEEN = Evidence(0, 0, 0, StreamOutcome.NOT_TRIED, link_closed=False)
 
@@ -104,6 +108,11 @@ class Judgement:
         self._suspicions.pop(node_id, None)
 
     def postpone(self, by_s: float) -> None:
+        """This node stood still for so long: whoever was silent meanwhile may have spoken."""
+        if by_s >= STILL_TOLD_S:
+            self._outbox.events.append(StoodStill(by_s))
+            how = f"this node did nothing for {by_s:.0f} s"
+            self._outbox.notes.append(Note(self._members.me, "stood-still", None, how))
         for suspicion in self._suspicions.values():
             suspicion.postpone(by_s)
 
@@ -199,6 +208,8 @@ class Judgement:
             self._outbox.events.append(OwnClaimContested(incarnation))
         if not isinstance(statement, Claim):
             self._awareness.note(1)
+            how = str(statement.evidence) if isinstance(statement, Suspect) else "called it dead; it objected"
+            self._outbox.notes.append(Note(self._members.me, "accused", statement.accuser, how))
         self._dissemination.push(self._presence.refute(incarnation))
         return Applied.NEWER
 

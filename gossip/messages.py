@@ -88,7 +88,10 @@ class Evidence:
     def __str__(self) -> str:
         parts = [f"no ack in {self.waited_ms} ms"]
         if self.helpers:
-            parts.append(f"{self.helpers} helpers asked, {self.nacks} heard nothing either")
+            silent = self.helpers - self.nacks
+            asked = [f"{self.nacks} heard nothing either"] if self.nacks else []
+            asked += [f"{silent} did not answer us"] if silent else []
+            parts.append(f"{self.helpers} helpers asked: {' and '.join(asked)}")
         if self.stream is StreamOutcome.FAILED:
             parts.append("link silent too")
         if self.link_closed:

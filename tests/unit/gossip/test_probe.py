@@ -56,7 +56,8 @@ def test_a_link_that_did_not_answer_by_the_end_counts_as_silent() -> None:
 def test_evidence_reads_as_a_sentence() -> None:
     probe = asked_probe()
     probe.nack(id_of("b"))
-    assert str(probe.evidence(11.0)) == "no ack in 1000 ms, 3 helpers asked, 1 heard nothing either, link silent too"
+    told = "3 helpers asked: 1 heard nothing either and 2 did not answer us"
+    assert str(probe.evidence(11.0)) == f"no ack in 1000 ms, {told}, link silent too"
 
 
 def test_standing_still_gives_the_round_its_time_back() -> None:

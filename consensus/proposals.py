@@ -33,6 +33,7 @@ from mesh.errors import (
     RefusedError,
     UnreachableError,
 )
+from mesh.mux_events import ANSWERING_S
 from mesh.names import NodeId, Role
 from mesh.peers import Peers
 from mesh.rpc import Caller, Lane, Method, RpcServer, Shape
@@ -150,7 +151,7 @@ class Proposals:
             arrived = not isinstance(error, NEVER_ARRIVED)
             if isinstance(error, DeadlineError) and to != self._me and via not in self._peers.linked():
                 arrived = False  # it was still being dialled
-            if not arrived and via == to:
+            if via == to and self._peers.silent_s(to) >= ANSWERING_S:
                 self._out_of_reach = to
             self._proposer.failed(trio.current_time(), number, arrived=arrived, reason=str(error))
         else:
@@ -162,11 +163,10 @@ class Proposals:
 
         The session sees to it that a request which arrives both ways is applied once.
         """
-        linked = self._peers.linked()
-        if to in linked:
-            self._out_of_reach = None
-        elif to == self._out_of_reach or self._group.is_hearsay:
-            helpers = [node_id for node_id in self._sources() if node_id in linked and node_id != to]
+        if to == self._me:
+            return to
+        if self._group.is_hearsay or (self._peers.silent_s(to) >= ANSWERING_S and self._out_of_reach == to):
+            helpers = [each for each in self._sources() if each != to and self._peers.silent_s(each) < ANSWERING_S]
             return self._rng.choice(helpers) if helpers else to
         return to
 

@@ -14,6 +14,7 @@ from consensus.ledger_entries import LEDGER
 from consensus.raft.outputs import ReadReady
 from consensus.waiting import Waiting
 from mesh.errors import FreecloudError, NoQuorumError
+from mesh.mux_events import ANSWERING_S
 from mesh.names import NodeId, Role
 from mesh.peers import Peers
 from mesh.rpc import Caller, Lane, Method, RpcServer, Shape
@@ -78,11 +79,10 @@ class ReadIndexes:
 
     def _whom_to_ask(self) -> Sequence[NodeId]:
         """The leader; where nothing passes between it and this node, those whose Raft may know (fault N3)."""
-        leader, linked = self._group.leader, self._peers.linked()
-        others = [node_id for node_id in self._sources() if node_id in linked and node_id != leader]
-        if leader is None or (leader not in linked and others):
-            return others or self._sources()
-        return [leader]
+        leader = self._group.leader
+        others = sorted(self._sources(), key=lambda each: self._peers.silent_s(each) >= ANSWERING_S)
+        others = [each for each in others if each != leader]
+        return others if leader is None or self._group.is_hearsay else [leader, *others]
 
     def take_output(self, output: GroupOutput) -> None:
         """Raft has answered some reads."""

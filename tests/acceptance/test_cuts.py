@@ -1,108 +1,239 @@
-"""Done when, line 8: five nodes, each in a network namespace of its own, and every kind of cut between them."""
+"""Done when, line 8: five nodes, each in a network namespace of its own, and every kind of cut between them.
+
+The long forms (SIGSTOP for 30 s, a minute of flapping) and the 5 s to agreement are `bench/cuts.py`.
+"""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Collection, Iterator
-from itertools import groupby
+import os
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from bench.meshes import manifest_with
 from tests.e2e.cluster import wait_until
-from tests.e2e.namespaces import NetworkCluster, Resident, missing, network_cluster
-
-ROOT = Path(__file__).resolve().parents[2]
-WHEREAMI = ROOT / "examples" / "whereami" / "app.yaml"
-WITNESS = ROOT / "tests" / "e2e" / "witness" / "app.yaml"
-
-NODES = 5
-QUIET_S = 1.0
-"""The witness writes ten lines a second; a silence this long on a busy machine is no end of its life yet."""
+from tests.e2e.cuts import (
+    WHEREAMI,
+    agree,
+    holder,
+    kinds,
+    leads,
+    lives,
+    mesh_with_apps,
+    overlaps,
+    placed,
+    quorum,
+    state,
+    story,
+)
+from tests.e2e.namespaces import NetworkCluster, Resident, missing
 
 MISSING = missing()
 pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(MISSING), reason=f"cuts in network namespaces: {MISSING}")]
 
+HOUR_S = 3600
+EVERY_PATH_BYTES = 1280
+"""What IPv6 asks of every path; the hole in the test swallows all that is larger."""
+
 
 @pytest.fixture(scope="module")
-def mesh() -> Iterator[NetworkCluster]:
-    """Five nodes that serve an app with a replica on each, and one app that may run only once."""
-    folder = Path(tempfile.mkdtemp(prefix="fc-", dir="/tmp"))
-    folder.chmod(0o711)
-    with network_cluster(folder) as made:
-        made.start(NODES)
-        nodes = made.nodes
-        wait_until("five voters", lambda: len(nodes[0].status()["quorum"]["voters"]) == NODES)
-        for manifest in (WHEREAMI, WITNESS):
-            done = nodes[0].run("deploy", "--manifest", str(manifest))
-            assert done.status == 0, done.err
-        done = nodes[0].run("apps", "scale", "whereami", "--replicas", str(NODES))
-        assert done.status == 0, done.err
+def lasting() -> Iterator[NetworkCluster]:
+    with mesh_with_apps() as made:
         yield made
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
-def whole(mesh: NetworkCluster) -> Iterator[NetworkCluster]:
-    """The mesh without a cut, before and after each test."""
-    wait_until("all agree", lambda: agree(mesh.nodes))
-    yield mesh
-    mesh.heal()
+def mesh(lasting: NetworkCluster) -> Iterator[NetworkCluster]:
+    """Whole before each cut; after each one it heals by itself, and no two witnesses ever lived at once."""
+    nodes = lasting.nodes
+    wait_until("all agree", lambda: agree(nodes))
+    yield lasting
+    lasting.heal()
+    wait_until("all agree again", lambda: agree(nodes))
+    assert not overlaps(lives(nodes[0])), overlaps(lives(nodes[0]))
 
 
 @pytest.mark.deadline(240)
-def test_three_against_two(whole: NetworkCluster) -> None:
-    leader = whole.leader()
-    other = whole.rest(leader)[0]
-    minority, majority = [leader, other], whole.rest(leader, other)
-    whole.cut(minority, majority)
-    wait_until("the majority has a leader of its own", lambda: leads(majority))
+def test_of_three_against_two_the_three_go_on_and_the_two_say_so(mesh: NetworkCluster) -> None:
+    leader = mesh.leader()
+    witness = holder(mesh, leader)
+    other = witness if witness is not leader else mesh.rest(leader)[0]
+    minority, majority = [leader, other], mesh.rest(leader, other)
+    mesh.cut(minority, majority)
+    wait_until("the three have a leader of their own", lambda: leads(majority))
     done = majority[0].run("deploy", "--manifest", str(WHEREAMI))
     assert done.status == 0, done.err
     for node in minority:
-        wait_until("the minority knows that it is one", lambda node=node: not quorum(node)["has_quorum"])
-        done = node.run("nodes", "label", node.name, "cut=yes")
-        assert done.status == 5, done
-        assert "2 of 5 voters" in done.err
-        assert "3 needed" in done.err
-        for served in range(3):
-            assert node.get("whereami", "/where")[0] == 200, served
-    whole.heal()
-    wait_until("all agree", lambda: agree(whole.nodes))
+        says_that_it_is_a_minority(node, minority, majority)
+    wait_until("the three see the two down", lambda: {state(majority[0], node) for node in minority} == {"down"})
+    accusation = next(line for line in reversed(story(majority[0], other)) if line["kind"] == "suspected")
+    assert accusation["by"] in {node.name for node in majority}
+    assert "no ack" in accusation["text"]
+    assert kinds(majority[0], other)[-1] == "down"
+    wait_until("one of the three runs what is exclusive", lambda: is_healthy(mesh, majority))
+    wait_until("the two see the three down", lambda: {state(leader, node) for node in majority} == {"down"})
+    assert story(leader, majority[0])[-1]["by"] in {node.name for node in minority}
+    mesh.heal()
+    wait_until("all agree", lambda: agree(mesh.nodes))
+    assert kinds(majority[0], other)[-1] == "alive"
+    assert kinds(leader, majority[0])[-1] == "alive"
 
 
-def quorum(node: Resident) -> dict[str, Any]:
-    told: dict[str, Any] = node.status()["quorum"]
-    return told
+def says_that_it_is_a_minority(node: Resident, minority: list[Resident], majority: list[Resident]) -> None:
+    wait_until("it knows whom it reaches", lambda: len(quorum(node)["reached"]) == len(minority))
+    done = node.run("nodes", "label", node.name, "cut=yes")
+    assert done.status == 5, done
+    reached = ", ".join(sorted(each.name for each in minority))
+    silent = ", ".join(sorted(each.name for each in majority))
+    assert f"2 of 5 voters reached ({reached}; nothing is heard of {silent}), 3 needed" in done.err
+    told = quorum(node)
+    assert not told["has_quorum"]
+    assert told["age_s"] > 1.0
+    text = node.run("status").out
+    assert f"NO: 2 of 5 voters reached ({reached})" in text
+    assert "what you see is" in text
+    for _ in range(3):
+        assert node.get("whereami", "/where")[0] == 200
 
 
-def leads(nodes: Collection[Resident]) -> bool:
-    """One of these leads, and all of them know it."""
-    leaders = {quorum(node)["leader"] for node in nodes}
-    return len(leaders) == 1 and leaders <= {node.name for node in nodes}
+def is_healthy(mesh: NetworkCluster, nodes: list[Resident]) -> bool:
+    told = nodes[0].client.get("/v1/apps/witness")
+    return holder(mesh, nodes[0]) in nodes and told["healthy"] == 1
 
 
-def agree(nodes: Collection[Resident]) -> bool:
-    """One leader, one index, everybody alive for everybody, everything wanted is healthy: as each of them says."""
-    told = [node.status() for node in nodes]
-    return (
-        len({(each["quorum"]["leader"], each["quorum"]["term"], each["applied"]) for each in told}) == 1
-        and all(each["quorum"]["has_quorum"] for each in told)
-        and all(each["nodes"].get("alive") == len(nodes) for each in told)
-        and all(each["apps"]["healthy"] == each["apps"]["replicas"] for each in told)
+@pytest.mark.deadline(240)
+def test_a_node_that_its_leader_does_not_hear_takes_part_by_way_of_the_others(mesh: NetworkCluster) -> None:
+    leader = mesh.leader()
+    mute = next(node for node in mesh.rest(leader) if node is not holder(mesh, leader))
+    nothing_moves_though_nothing_passes(mesh, leader, mute, one_way=True)
+
+
+@pytest.mark.deadline(240)
+def test_two_that_do_not_hear_each_other_and_are_heard_by_all_lose_nothing(mesh: NetworkCluster) -> None:
+    """The leader, and the node that runs what is exclusive: it has to go on, in the same process."""
+    leader = mesh.leader()
+    witness = holder(mesh, leader)
+    nothing_moves_though_nothing_passes(mesh, leader, witness if witness is not leader else mesh.rest(leader)[0])
+
+
+def nothing_moves_though_nothing_passes(
+    mesh: NetworkCluster, leader: Resident, far: Resident, *, one_way: bool = False
+) -> None:
+    third = mesh.rest(leader, far)[0]
+    before = {app: placed(third, app) for app in ("whereami", "witness")}
+    process = lives(third)[-1][3]
+    term = quorum(third)["term"]
+    if one_way:
+        mesh.deafen(leader, far)
+    else:
+        mesh.cut([leader], [far])
+    wait_until("it knows its leader through others", lambda: quorum(far)["by_hearsay"])
+    done = far.run("nodes", "label", far.name, "cut=some")
+    assert done.status == 0, done.err
+    wait_until("both tell that others alone reach the other", lambda: both_tell(leader, far))
+    time.sleep(5.0)  # the fault's own length: by now an exclusive app without a leader would have been ended
+    assert quorum(far)["by_hearsay"]
+    assert quorum(far)["age_s"] < 5.0
+    assert {state(third, node) for node in mesh.nodes} == {"alive"}
+    assert {app: placed(third, app) for app in before} == before
+    assert lives(third)[-1][3] == process
+    assert quorum(third)["term"] == term
+    for node in mesh.nodes:
+        assert node.get("whereami", "/where")[0] == 200
+    mesh.heal()
+    wait_until("both answer each other again", lambda: kinds(leader, far)[-1] == kinds(far, leader)[-1] == "direct")
+
+
+def both_tell(one: Resident, other: Resident) -> bool:
+    return "indirect" in (kinds(one, other)[-1], kinds(other, one)[-1]) and all(
+        any(not seen["direct"] for seen in node.status()["sees"]) for node in (one, other)
     )
 
 
-def lives(mesh: NetworkCluster, app: str = "witness") -> list[tuple[float, float]]:
-    """From when to when each process of the app was alive, by its own words, whichever node it ran on."""
-    spans = []
-    for node in mesh.nodes:
-        for log in sorted((node.home / "logs" / app).glob("*.log*")):
-            told = [line.split() for line in log.read_text().splitlines()]
-            alive = [(words[3], float(words[4])) for words in told if words[2:3] == ["alive"]]
-            for _, beats in groupby(alive, key=lambda beat: beat[0]):
-                times = [at for _, at in beats]
-                spans.append((min(times), max(times)))
-    return sorted(spans)
+@pytest.mark.deadline(240)
+def test_a_flapping_node_moves_nothing(mesh: NetworkCluster) -> None:
+    leader = mesh.leader()
+    flapping = next(node for node in mesh.rest(leader) if node is not holder(mesh, leader))
+    before = {app: placed(leader, app) for app in ("whereami", "witness")}
+    told = len(story(leader, flapping))
+    for _ in range(5):
+        mesh.cut([flapping], mesh.rest(flapping))
+        time.sleep(1.0)  # the fault's own rhythm, not a wait for anything
+        mesh.heal()
+        time.sleep(1.0)
+        assert leader.get("whereami", "/where")[0] == 200
+    wait_until("all agree", lambda: agree(mesh.nodes))
+    assert {app: placed(leader, app) for app in before} == before
+    assert "down" not in kinds(leader, flapping, since=told)
+
+
+@pytest.mark.deadline(240)
+def test_a_path_that_swallows_large_packets_passes_a_release(mesh: NetworkCluster, tmp_path: Path) -> None:
+    node = mesh.rest(mesh.leader())[0]
+    told = {other.name: len(story(other, node)) for other in mesh.rest(node)}
+    blob = os.urandom(150_000).hex()
+    manifest = manifest_with(tmp_path, "large", {"replicas": 4}, {"blob.txt": blob})
+    mesh.black_hole(node, EVERY_PATH_BYTES)
+    done = node.run("deploy", "--manifest", str(manifest))
+    assert done.status == 0, done.err
+    assert done.err.count("again") == 0
+    assert all("down" not in kinds(other, node, since=told[other.name]) for other in mesh.rest(node))
+    assert all(quorum(each)["has_quorum"] for each in mesh.nodes)
+    done = mesh.leader().run("apps", "remove", "large")
+    assert done.status == 0, done.err
+
+
+@pytest.mark.deadline(240)
+def test_a_daemon_that_stood_still_finds_back_and_says_what_it_was(mesh: NetworkCluster) -> None:
+    leader = mesh.leader()
+    still = next(node for node in mesh.rest(leader) if node is not holder(mesh, leader))
+    pid = still.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until("the others see it down", lambda: state(leader, still) == "down")
+        assert leader.get("whereami", "/where")[0] == 200
+        accusation = next(line for line in reversed(story(leader, still)) if line["kind"] == "suspected")
+        assert "link silent too" in accusation["text"]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_until("all agree", lambda: agree(mesh.nodes))
+    assert kinds(leader, still)[-1] == "alive"
+    assert "stood-still" in kinds(still, still)
+    assert "node.stood-still" in events(still)
+
+
+@pytest.mark.deadline(240)
+def test_clocks_that_are_an_hour_off_change_nothing(mesh: NetworkCluster) -> None:
+    ahead, behind = mesh.nodes[:2]
+    if ahead.clock is None or behind.clock is None:
+        pytest.skip("stepped clocks: faketime is not installed (tests/system-packages.sh)")
+    leader = mesh.leader()
+    before = {app: placed(leader, app) for app in ("whereami", "witness")}
+    told = {node.name: len(story(leader, node)) for node in mesh.nodes}
+    term = quorum(leader)["term"]
+    for sign in (1, -1):
+        ahead.step_clock(sign * HOUR_S)
+        behind.step_clock(-sign * HOUR_S)
+        for node in (ahead, behind):
+            done = node.run("nodes", "label", node.name, f"step={sign}")
+            assert done.status == 0, done.err
+            assert node.get("whereami", "/where")[0] == 200
+        time.sleep(2.0)  # the fault's own length: two probe rounds, some elections
+        wait_until("all agree", lambda: agree(mesh.nodes))
+    for node in (ahead, behind):
+        node.step_clock(0)
+    wait_until("all agree", lambda: agree(mesh.nodes))
+    assert {app: placed(leader, app) for app in before} == before
+    assert quorum(leader)["term"] == term
+    for node in (ahead, behind):
+        assert events(node).count("clock.stepped") >= 2, "each says that its clock was moved"
+    for node in mesh.rest(leader):
+        assert not {"suspected", "down"} & set(kinds(leader, node, since=told[node.name]))
+
+
+def events(node: Resident) -> list[str]:
+    return [event["kind"] for event in node.client.lines("GET", "/v1/events", query={"follow": 0}, timeout=10.0)]

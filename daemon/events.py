@@ -42,14 +42,18 @@ class EventLog:
 
     def add(self, kind: str, text: str) -> None:
         """Note an event; never blocks."""
+        self._look_at_clock()
+        self._append(kind, text)
+
+    def _look_at_clock(self) -> None:
+        """Nobody tells a process that its clock was set; the times of events before and after differ by it."""
         before_ms, self._ahead_ms = self._ahead_ms, self._wall_ahead_ms()
         moved_ms = self._ahead_ms - before_ms
         if abs(moved_ms) >= CLOCK_STEP_MS:
             self._append("clock.stepped", f"the clock of this node was moved by {moved_ms / 1000:+.0f} s")
-        self._append(kind, text)
 
     def _wall_ahead_ms(self) -> int:
-        """The wall clock against one that nobody can set; the times of events before and after a step differ by it."""
+        """The wall clock against one that nobody can set."""
         return self._wall_ms() - int(time.clock_gettime(BOOTTIME) * 1000)
 
     def _append(self, kind: str, text: str) -> None:
@@ -65,6 +69,7 @@ class EventLog:
 
     def kept(self) -> tuple[Event, ...]:
         """The last events, oldest first."""
+        self._look_at_clock()
         return tuple(self._kept)
 
     @contextmanager

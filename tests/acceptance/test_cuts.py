@@ -35,6 +35,9 @@ MISSING = missing()
 pytestmark = [pytest.mark.root, pytest.mark.skipif(bool(MISSING), reason=f"cuts in network namespaces: {MISSING}")]
 
 HOUR_S = 3600
+UNLED_S = 9.5
+"""After eight seconds without a leader the shim of an exclusive app would have ended it."""
+
 EVERY_PATH_BYTES = 1280
 """What IPv6 asks of every path; the hole in the test swallows all that is larger."""
 
@@ -126,6 +129,7 @@ def nothing_moves_though_nothing_passes(
     before = {app: placed(third, app) for app in ("whereami", "witness")}
     process = lives(third)[-1][3]
     term = quorum(third)["term"]
+    began = time.monotonic()
     if one_way:
         mesh.deafen(leader, far)
     else:
@@ -134,7 +138,7 @@ def nothing_moves_though_nothing_passes(
     done = far.run("nodes", "label", far.name, "cut=some")
     assert done.status == 0, done.err
     wait_until("both tell that others alone reach the other", lambda: both_tell(leader, far))
-    time.sleep(5.0)  # the fault's own length: by now an exclusive app without a leader would have been ended
+    time.sleep(max(0.0, began + UNLED_S - time.monotonic()))  # the fault's own length
     assert quorum(far)["by_hearsay"]
     assert quorum(far)["age_s"] < 5.0
     assert {state(third, node) for node in mesh.nodes} == {"alive"}
@@ -224,13 +228,12 @@ def test_clocks_that_are_an_hour_off_change_nothing(mesh: NetworkCluster) -> Non
             assert node.get("whereami", "/where")[0] == 200
         time.sleep(2.0)  # the fault's own length: two probe rounds, some elections
         wait_until("all agree", lambda: agree(mesh.nodes))
+        assert all(events(node).count("clock.stepped") >= 1 for node in (ahead, behind))
     for node in (ahead, behind):
         node.step_clock(0)
     wait_until("all agree", lambda: agree(mesh.nodes))
     assert {app: placed(leader, app) for app in before} == before
     assert quorum(leader)["term"] == term
-    for node in (ahead, behind):
-        assert events(node).count("clock.stepped") >= 2, "each says that its clock was moved"
     for node in mesh.rest(leader):
         assert not {"suspected", "down"} & set(kinds(leader, node, since=told[node.name]))
 

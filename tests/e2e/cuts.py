@@ -92,8 +92,9 @@ def placed(node: Resident, app: str) -> set[tuple[str, str, int]]:
 
 def holder(mesh: NetworkCluster, by: Resident) -> Resident:
     """The node that the witness is placed on."""
-    ((_, name, _),) = placed(by, "witness")
-    return next(node for node in mesh.nodes if node.name == name)
+    names = [name for _, name, _ in placed(by, "witness")]
+    assert len(names) == 1, f"the witness is placed {len(names)} times"
+    return next(node for node in mesh.nodes if node.name == names[0])
 
 
 def lives(node: Resident) -> list[tuple[float, float, str, str]]:

@@ -138,7 +138,8 @@ class Cluster:
         self.config = config or GroupConfig()
         self.now = 100.0
         self.facts: Callable[[StateMachine], PeerFacts] = no_facts
-        self.cut: set[str] = set()
+        self.cut: set[str] = set()  # from everybody
+        self.apart: set[frozenset[str]] = set()  # pairs that do not hear each other
         self._posted: deque[tuple[NodeId, NodeId, bytes]] = deque()
         self._asked: deque[tuple[Node, Pull]] = deque()
         self._open: list[tuple[Node, Pull, float]] = []
@@ -154,7 +155,10 @@ class Cluster:
         self._asked.append((node, pull))
 
     def _reaches(self, source: str, to: str) -> bool:
-        return to in self.nodes and self.nodes[to].group is not None and not {source, to} & self.cut
+        return to in self.nodes and self.nodes[to].group is not None and self._hears(source, to)
+
+    def _hears(self, source: str, to: str) -> bool:
+        return not {source, to} & self.cut and frozenset((source, to)) not in self.apart
 
     def _deliver(self) -> bool:
         if self._posted:

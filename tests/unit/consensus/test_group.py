@@ -188,6 +188,43 @@ def test_a_leader_cut_off_settles_nothing_and_the_majority_goes_on() -> None:
     assert [node.tape for node in cluster.nodes.values()] == [[b"kept"]] * 3
 
 
+def test_a_replica_that_the_leader_alone_cannot_reach_is_no_minority() -> None:
+    cluster = founded("abc")
+    cluster.propose(b"before")
+    leader = cluster.leader()
+    far = next(node for node in cluster.nodes.values() if node is not leader)
+    assert leader.group is not None
+    assert far.group is not None
+    term = leader.group.status().term
+    cluster.apart = {frozenset((leader.name, far.name))}
+    cluster.run(5)
+    assert (far.group.leader, far.group.is_hearsay) == (leader.name, True)
+    assert leader.group.propose(cluster.now, 7, b"meanwhile") is None
+    leader.perform()
+    for _ in range(20):
+        cluster.run(1)
+        assert far.group.age(cluster.now) < 4, "it may run what is exclusive for as long as others hear the leader"
+    assert far.tape == [b"before", b"meanwhile"]
+    assert leader.group.status().term == term
+    cluster.apart = set()
+    cluster.run(3)
+    assert (far.group.leader, far.group.is_hearsay) == (leader.name, False)
+
+
+def test_two_of_five_tell_each_other_of_no_leader() -> None:
+    cluster = founded("abcde")
+    leader = cluster.leader()
+    names = [node.name for node in cluster.nodes.values() if node is not leader]
+    two, three = names[:2], [leader.name, *names[2:]]
+    cluster.apart = {frozenset((one, other)) for one in two for other in three}
+    cluster.run(20)
+    for name in two:
+        group = cluster[name].group
+        assert group is not None
+        assert group.leader is None
+        assert group.age(cluster.now) > 15
+
+
 def test_a_full_disk_refuses_proposals_and_hands_over() -> None:
     cluster = founded("abc")
     leader = cluster.leader()

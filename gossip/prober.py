@@ -126,14 +126,21 @@ class Prober:
 
     def _note_way(self, now: float, target: Member, probe: Probe, sender: NodeId) -> None:
         """A cut between two that others bridge is no death, and has to be told all the same (fault N3)."""
+        if sender == target.node_id:
+            self.note_direct(target)
+            return
         told = target.is_indirect
-        target.detours = 0 if sender == target.node_id else target.detours + 1
+        target.detours += 1
         if target.is_indirect and not told:
             waited_ms = round((now - probe.started) * 1000)
             how = f"reached it for us; nothing of its own came in {waited_ms} ms, {target.detours} times running"
             self._outbox.notes.append(Note(target.node_id, "indirect", sender, how))
-        elif told and not target.is_indirect:
+
+    def note_direct(self, target: Member) -> None:
+        """It answered this node itself, by an ack or by the handshake of a link."""
+        if target.is_indirect:
             self._outbox.notes.append(Note(target.node_id, "direct", None, "it answers us itself again"))
+        target.detours = 0
 
     def nacked(self, sender: NodeId, sequence: int) -> None:
         probe = self._rounds.get(sequence)

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 
 import trio
 
@@ -265,6 +266,8 @@ class Gossip:
                     self._undecodable += 1
                     continue
                 self._swim.receive(now, sender, packet, source=source)
+                if self._peers.silent_s(sender) == inf:
+                    self._peers.peer_seen(sender)  # after a cut that others bridged nobody was dead, and no news comes
             self._driver.wake()
 
     async def _follow_links(self) -> None:

@@ -252,6 +252,7 @@ class Swim:
         member = self._members.get(node_id)
         if member is None:
             return
+        self._prober.note_direct(member)
         if member.state is not MemberState.ALIVE:
             self._wishes.want_all(node_id)
         elif self._records.get(node_id) is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from math import inf
 
 import trio
 
@@ -10,7 +11,10 @@ from mesh.errors import FreecloudError
 
 BACKOFF_S_MIN = 0.1
 BACKOFF_S_MAX = 5.0
-"""A peer that comes back is found within this; whoever hears of it earlier (gossip) says so by `forget_failures`."""
+"""A peer that comes back is found within this; whoever hears of it earlier (gossip) says so by `seen`."""
+
+SEEN_EVERY_S = 2.0
+"""Datagrams that arrive and a port that refuses: more dials than one in so long would be a storm."""
 
 SETTLED_S = 5.0
 """A link that lived this long was a good one; one that did not counts as another failure."""
@@ -34,6 +38,7 @@ class DialState:
         self.last_error: FreecloudError | None = None
         self._failures = 0
         self._not_before = 0.0
+        self._seen_at = -inf
         self._outcome = trio.Event()
 
     def set_addresses(self, addresses: tuple[str, ...]) -> None:
@@ -45,6 +50,12 @@ class DialState:
     def forget_failures(self) -> None:
         self._failures = 0
         self._not_before = 0.0
+
+    def seen(self, now: float) -> None:
+        """There is a sign of life. It may not prove that a dial succeeds, so it counts now and then only."""
+        if now - self._seen_at >= SEEN_EVERY_S:
+            self._seen_at = now
+            self.forget_failures()
 
     def may_dial(self, now: float) -> bool:
         return bool(self.addresses) and not self.dialling and now >= self._not_before

@@ -141,8 +141,8 @@ class Peers:
         self._dial_state(node_id).set_addresses(tuple(addresses))
 
     def peer_seen(self, node_id: NodeId) -> None:
-        """The peer is known to be alive now: the next attempt need not wait."""
-        self._dial_state(node_id).forget_failures()
+        """Something was heard of the peer just now: the next attempt need not wait."""
+        self._dial_state(node_id).seen(trio.current_time())
 
     def reach(self, node_id: NodeId) -> None:
         """Have a link to this peer as soon as it can be had, though nothing is to be said to it yet."""

@@ -55,6 +55,7 @@ from scheduler.app_exec import AppExec
 from scheduler.app_logs import AppLogs
 from scheduler.bundles import BundleStore
 from scheduler.exchange import BundleExchange
+from scheduler.ingress.detour import register_detour, way_round
 from scheduler.ingress.following import RouteFollower
 from scheduler.ingress.ingress import Ingress, IngressConfig
 from scheduler.ingress.landing import register_landing
@@ -293,7 +294,12 @@ class Node:
         self._runner = self._make_runner()
         self._ingress = Ingress(
             IngressConfig(),
-            MeshUpstreams(self.identity.node_id, self._peers, self._local),
+            MeshUpstreams(
+                self.identity.node_id,
+                self._peers,
+                self._local,
+                way_round(self._gossip.view, self._peers, self._rng),
+            ),
             self._rng,
         )
         self._logs = AppLogs(home.logs, self._peers, self._living)
@@ -301,6 +307,7 @@ class Node:
         self._exec = AppExec(self._runner.replica, self._peers)
         self._exec.register(self._server)
         register_landing(self._server, self._local)
+        register_detour(self._server, self._peers)
         self._routes = RouteFollower(
             self.identity.node_id, self._ledger, self._gossip, self._runner.reports, self._ingress.set_routes
         )

@@ -6,7 +6,7 @@ refuses one that runs under another assignment (attack 15, rule A1).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import trio
@@ -16,9 +16,10 @@ from mesh.http.streams import ByteStream
 from mesh.names import NodeId
 from scheduler.ingress.local import LocalReplicas
 from scheduler.ingress.routes import Target
-from scheduler.runtimes.messages import RUNTIME, TunnelTo
+from scheduler.runtimes.messages import RUNTIME, TunnelRound, TunnelTo
 
 TUNNEL_KIND = "ingress"
+ROUND_KIND = "ingress-round"
 
 IDLE_LOCAL_MAX = 16
 """Kept open to one replica of this node; a loopback connection costs 60 µs to make, so more is not worth its memory."""
@@ -53,12 +54,23 @@ class TunnelOpener(Protocol):
 
 
 class MeshUpstreams:
-    """The real ones."""
+    """The real ones.
 
-    def __init__(self, node_id: NodeId, peers: TunnelOpener, local: LocalReplicas) -> None:
+    Args:
+        way_round: Who brings a tunnel on to a node that nothing passes to straight; None: the straight way.
+    """
+
+    def __init__(
+        self,
+        node_id: NodeId,
+        peers: TunnelOpener,
+        local: LocalReplicas,
+        way_round: Callable[[NodeId], NodeId | None] = lambda node_id: None,
+    ) -> None:
         self._node_id = node_id
         self._peers = peers
         self._local = local
+        self._way_round = way_round
 
     def is_local(self, target: Target) -> bool:
         return target.node == self._node_id
@@ -66,8 +78,12 @@ class MeshUpstreams:
     async def open(self, target: Target, *, deadline: float) -> ByteStream:
         if self.is_local(target):
             return await self._local.connect(target.replica_id, target.assignment_index, deadline=deadline)
-        header = RUNTIME.encode(TunnelTo(target.replica_id, target.assignment_index))
-        return await self._peers.open_tunnel(target.node, TUNNEL_KIND, header, deadline=deadline)
+        wanted = TunnelTo(target.replica_id, target.assignment_index)
+        helper = self._way_round(target.node)
+        if helper is not None:
+            header = RUNTIME.encode(TunnelRound(target.node, wanted))
+            return await self._peers.open_tunnel(helper, ROUND_KIND, header, deadline=deadline)
+        return await self._peers.open_tunnel(target.node, TUNNEL_KIND, RUNTIME.encode(wanted), deadline=deadline)
 
 
 class UpstreamPool:

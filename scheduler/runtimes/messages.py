@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mesh.names import NodeId
 from mesh.versioned import Codec
 
 RUNTIME = Codec()
@@ -96,6 +97,15 @@ class TunnelTo:
 
     replica_id: str
     assignment_index: int
+
+
+@RUNTIME.message("runner.round")
+@dataclass(frozen=True, slots=True)
+class TunnelRound:
+    """The header of an ingress tunnel to somebody who shall bring it on to this node."""
+
+    node: NodeId
+    to: TunnelTo
 
 
 @RUNTIME.message("runner.exec")

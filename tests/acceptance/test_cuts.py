@@ -147,6 +147,7 @@ def nothing_moves_though_nothing_passes(
     assert quorum(third)["term"] == term
     for node in mesh.nodes:
         assert node.get("whereami", "/where")[0] == 200
+        wait_until(f"{node.name} serves what only one other runs", lambda node=node: node.get("witness")[0] == 200)
     mesh.heal()
     wait_until("both answer each other again", lambda: kinds(leader, far)[-1] == kinds(far, leader)[-1] == "direct")
 

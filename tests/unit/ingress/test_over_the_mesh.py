@@ -19,6 +19,7 @@ from mesh.http.client import ClientConnection
 from mesh.http.server import HttpServer
 from mesh.names import NodeId
 from scheduler.ingress.accounts import End
+from scheduler.ingress.detour import register_detour
 from scheduler.ingress.ingress import Ingress, IngressConfig
 from scheduler.ingress.landing import register_landing
 from scheduler.ingress.local import LocalReplicas
@@ -53,10 +54,13 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 class Two:
-    """Node A with an ingress, node B with a replica."""
+    """Node A with an ingress, node B with a replica, and one between them."""
 
-    def __init__(self, a: Node, b: Node, ingress: Ingress, port: int, target: Target, here: LocalReplicas) -> None:
-        self.a, self.b = a, b
+    def __init__(
+        self, a: Node, b: Node, helper: Node, ingress: Ingress, port: int, target: Target, here: LocalReplicas
+    ) -> None:
+        self.a, self.b, self.helper = a, b, helper
+        self.cut_off: set[NodeId] = set()  # whom A asks the helper for
         self.ingress = ingress
         self.port = port
         self.target = target
@@ -68,20 +72,27 @@ class Two:
 
 @asynccontextmanager
 async def two_nodes(folder: Path) -> AsyncIterator[Two]:
-    a, b = make_nodes(folder, 2)
+    a, b, helper = make_nodes(folder, 3)
     target = Target("web", "web-1", 7, b.id)
-    async with running([a, b]) as nursery:
+    async with running([a, b, helper]) as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(HttpServer(asgi_handler(app)).run, listeners)
         port = listeners[0].socket.getsockname()[1]
         here = LocalReplicas(lambda replica, index: port if (replica, index) == ("web-1", 7) else None)
         register_landing(b.server, here)
-        upstreams = MeshUpstreams(a.id, a.peers, LocalReplicas(lambda replica, index: None))
+        register_detour(helper.server, helper.peers)
+        cut_off: set[NodeId] = set()
+        nothing_here = LocalReplicas(lambda replica, index: None)
+        upstreams = MeshUpstreams(
+            a.id, a.peers, nothing_here, lambda node_id: helper.id if node_id in cut_off else None
+        )
         ingress = Ingress(IngressConfig(), upstreams, random.Random(1))
         doors = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(ingress.run, doors)
         ingress.set_routes(table_of(target))
-        yield Two(a, b, ingress, doors[0].socket.getsockname()[1], target, here)
+        two = Two(a, b, helper, ingress, doors[0].socket.getsockname()[1], target, here)
+        two.cut_off = cut_off
+        yield two
         nursery.cancel_scope.cancel()
 
 
@@ -117,6 +128,17 @@ async def test_a_websocket_goes_through_the_mesh(tmp_path: Path) -> None:
         while not two.ingress.requests():
             await trio.testing.wait_all_tasks_blocked()
         assert [record.end for record in two.ingress.requests()] == [End.UPGRADED]
+
+
+async def test_a_replica_that_others_alone_reach_is_asked_through_one_of_them(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as two:
+        third = two.helper
+        two.a.peers.set_addresses(two.b.id, ())  # nothing passes from A to B
+        assert (await ask(two, "/"))[0] == 502
+        two.cut_off.add(two.b.id)
+        assert await ask(two, "/up", b"z" * 100_000) == (200, {"path": "/up", "size": 100_000})
+        assert two.b.id not in two.a.peers.linked()
+        assert {two.a.id, two.b.id} <= third.peers.linked()
 
 
 async def test_another_assignment_of_the_same_replica_is_not_reached(tmp_path: Path) -> None:

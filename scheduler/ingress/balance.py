@@ -1,11 +1,14 @@
-"""Choosing a replica: power of two choices by what each has cost lately.
+"""Choosing a replica: power of two choices by what each has in flight, and by its latency where that differs much.
 
 Two replicas are drawn and the cheaper one is asked, which avoids both the herd (all asking the one that looks best)
-and the blindness of taking turns. A replica costs its smoothed latency times the requests it would then have in
-flight; one that failed is set aside for a moment that doubles, and asked again before the others are given up.
+and the blindness of taking turns. A replica costs the requests it would then have in flight; where one takes more than
+twice as long as the other, each costs that much more. Replicas that are alike share evenly, whatever a busy machine
+does to their figures; one that failed is set aside for a moment that doubles, and asked again before the others are
+given up.
 
-Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001); the peak-sensitive, decaying
-average is Finagle's ("Beyond Round Robin", 2017).
+Source: Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (2001); cost as latency times requests
+in flight, with a decaying average, is Finagle's ("Beyond Round Robin", 2017). Theirs counts a peak at once, ours a
+tenth of it: the requests that a stall holds up are in flight meanwhile, and count by themselves.
 """
 
 from __future__ import annotations
@@ -21,14 +24,17 @@ IN_FLIGHT_MAX = 100
 """A replica's requests at once (limits page); more would only wait inside it."""
 
 DECAY_S = 10.0
-"""How fast a latency is forgotten: a replica that took 100 ms gets another chance after half a minute."""
+"""How fast a latency is forgotten: a replica that took a second gets another chance after half a minute."""
 
-LATENCY_FLOOR_S = 0.01
-"""Nobody notices less, and an unknown replica is taken to cost this: below it replicas share the work evenly, or the
-nearest by a hair would do all of it."""
+LATENCY_FLOOR_S = 0.02
+"""Nobody notices less, and an unknown replica is taken to cost this."""
 
-ALIKE = 1.25
-"""Costs within this ratio are equal; the one drawn first is asked. Averages never become equal, they only approach."""
+ALIKE = 2.0
+"""Latencies within this ratio are equal. Without it the nearest by a hair would do nearly all of the work."""
+
+WEIGHT = 0.1
+"""What one latency counts for: half a second makes a replica stand out, a hiccup of a machine that is busy
+with other things doesn't."""
 
 ASIDE_FIRST_S = 1.0
 ASIDE_LAST_S = 30.0
@@ -79,7 +85,7 @@ class Balancer:
         eager = [target for target in free if self._loads.get(target, _Load()).aside_until <= now]
         drawn = self._rng.sample(eager or free, min(2, len(eager or free)))
         first, second = drawn[0], drawn[-1]
-        return second if self.cost(now, second) * ALIKE < self.cost(now, first) else first
+        return second if self._is_cheaper(now, second, first) else first
 
     def full(self, candidates: Sequence[Target]) -> bool:
         """Is none of them free to take a request?"""
@@ -108,10 +114,13 @@ class Balancer:
         if load is not None:
             load.in_flight = max(0, load.in_flight - 1)
 
-    def cost(self, now: float, target: Target) -> float:
-        """What one more request there is expected to cost, in seconds."""
-        load = self._loads.get(target, _Load())
-        return max(LATENCY_FLOOR_S, faded(load.latency_s, now - load.noted_at)) * (load.in_flight + 1)
+    def _is_cheaper(self, now: float, one: Target, other: Target) -> bool:
+        """Is one more request better with the one?"""
+        ours, theirs = self._loads.get(one, _Load()), self._loads.get(other, _Load())
+        ratio = _current(ours, now) / _current(theirs, now)
+        if 1 / ALIKE <= ratio <= ALIKE:
+            ratio = 1.0
+        return ratio * (ours.in_flight + 1) < theirs.in_flight + 1
 
     def keep_only(self, targets: Collection[Target]) -> None:
         """Forget those that are gone, once nothing is in flight there: the table has no other bound."""
@@ -130,12 +139,14 @@ class Balancer:
         return load is None or load.in_flight < self._in_flight_max
 
 
+def _current(load: _Load, now: float) -> float:
+    return max(LATENCY_FLOOR_S, faded(load.latency_s, now - load.noted_at))
+
+
 def smoothed(average_s: float, latency_s: float, elapsed_s: float) -> float:
-    """The average after one more latency: a higher one counts at once, a lower one as much as time has passed."""
-    if latency_s > average_s:
-        return latency_s
-    weight = math.exp(-max(0.0, elapsed_s) / DECAY_S)
-    return average_s * weight + latency_s * (1.0 - weight)
+    """The average after one more latency; a lower one counts for more the longer nothing was heard."""
+    weight = WEIGHT if latency_s > average_s else max(WEIGHT, 1.0 - math.exp(-max(0.0, elapsed_s) / DECAY_S))
+    return average_s + weight * (latency_s - average_s)
 
 
 def faded(average_s: float, age_s: float) -> float:

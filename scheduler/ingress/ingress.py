@@ -129,7 +129,8 @@ class _Serving:
         self._app = ""
         self._target: Target | None = None
         self._tried: list[Target] = []
-        self._retries = 0
+        self._retries = 0  # charged to the budget
+        self._replaced = 0  # kept connections that ended under a request, which was sent anew over a fresh one
         self._status = 0
         self._outcome: Outcome | None = None
         self._detail = ""
@@ -147,8 +148,8 @@ class _Serving:
             node=node,
             status=self._status,
             bytes_sent=outcome.bytes_sent if outcome is not None else 0,
-            tries=len(self._tried),
-            retries=self._retries,
+            tries=len(self._tried) + self._replaced,
+            retries=self._retries + self._replaced,
             duration_s=trio.current_time() - self._began,
             end=self.end,
             detail=self._detail,
@@ -215,12 +216,14 @@ class _Serving:
     ) -> Outcome | None:
         """Relay to one replica; None when it could not be reached, so that nothing was written."""
         pool = self._ingress.pool
-        kept = pool.take(target) if self._safe else None
+        kept = pool.take(target) if self._safe and not self._replaced else None
         if kept is not None:
             outcome = await self._relay(target, kept, body, address)
             if outcome.fate is not Fate.NO_ANSWER or not body.replayable:
                 return outcome
-            # A connection that rested too long, closed by the replica meanwhile: no fault of it, and no retry of ours.
+            # It rested too long and was closed meanwhile, which is nobody's fault, or its replica died: opening a
+            # fresh one tells. Once a request, so that one is never sent more than three times.
+            self._replaced += 1
         try:
             until = min(deadline, trio.current_time() + self._ingress.config.connect_try_s)
             upstream = await pool.open(target, deadline=until)

@@ -10,6 +10,7 @@ import trio
 from mesh.http.connection import Exchange
 from mesh.http.relay import RelayLimits, RequestBody
 from scheduler.ingress.accounts import End
+from scheduler.ingress.balance import RetryBudget
 from scheduler.ingress.ingress import IngressConfig
 from scheduler.ingress.routes import AppRoute, RouteTable
 from tests.unit.http.served import wire_to
@@ -315,7 +316,7 @@ async def test_connections_to_a_replica_are_used_again_but_not_for_what_may_not_
         assert server.statistics().accepted == 2
 
 
-async def test_a_connection_that_rested_too_long_costs_no_retry() -> None:
+async def test_a_connection_that_rested_too_long_is_told_and_costs_nothing_of_the_budget() -> None:
     connections: list[int] = []
 
     async def one_request_only(stream: trio.SocketStream) -> None:
@@ -331,7 +332,9 @@ async def test_a_connection_that_rested_too_long_costs_no_retry() -> None:
         for _ in range(3):
             async with field.ask() as response:
                 assert await response.read(100) == b"ok"
-        assert field.ingress.statistics().retries == 0
+        assert [record.retries for record in field.ingress.requests()] == [0, 1, 1]
+        assert field.ingress.budget.reserve == RetryBudget().reserve_max
+        assert field.ingress.statistics().connect_failures == 0
         assert len(connections) == 3
 
 

@@ -1,0 +1,149 @@
+"""What goes wrong under a steady load, and what is to be said of it afterwards (line 6, rule A4).
+
+One round: a rolling update, a scale-down, and the death of a whole node that has a replica, the leader where it has
+one. Requests go by nodes that survive; the one to be killed is left out just before, and stays out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.cluster import Cluster, Daemon, wait_until
+from tests.e2e.steady_client import Shot, SteadyClient, Wish
+
+APP = "steady"
+MANIFEST = Path(__file__).parent / "steady_app" / "app.yaml"
+
+GETS = (Wish(),)
+MIXED = (
+    Wish(),
+    Wish(path="/slow"),
+    Wish(),
+    Wish("POST", "/slow", b"once"),
+    Wish(),
+    Wish(path="/stream"),
+)
+"""Answers that take long enough to be struck half-way, and requests that must not be done twice."""
+
+REPLICAS = 3
+FEWER = 2
+LOG_LINES_MAX = 10_000
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Both sides' accounts of the same requests."""
+
+    shots: list[Shot]
+    requests: Counter[str] = field(default_factory=Counter)  # by node: what its relay counted
+    failed: dict[str, dict[str, Any]] = field(default_factory=dict)  # by request id: what the relays' logs hold
+    retries: int = 0
+    took: Counter[str] = field(default_factory=Counter)  # by request id of a POST: how often the app took it
+    survivors: set[str] = field(default_factory=set)
+
+    def unserved(self) -> list[Shot]:
+        return [shot for shot in self.shots if not shot.served]
+
+    def broken_promises(self) -> list[Shot]:
+        """GETs that failed though no response had begun: there must be none."""
+        return [shot for shot in self.unserved() if shot.wish.method == "GET" and not shot.torn]
+
+    def unaccounted(self) -> set[str]:
+        """Failures in one account and not in the other."""
+        return {shot.request_id for shot in self.unserved()} ^ set(self.failed)
+
+
+class Storm:
+    """Rounds of trouble for an app under load.
+
+    Args:
+        client: Sends by the mesh's nodes; this takes those that are killed out of it.
+        pause: Requests between one trouble and the next.
+    """
+
+    def __init__(self, mesh: Cluster, client: SteadyClient, pause: int) -> None:
+        self._mesh = mesh
+        self._client = client
+        self._pause = pause
+        self.killed: list[Daemon] = []
+
+    @property
+    def survivors(self) -> list[Daemon]:
+        return [node for node in self._mesh.nodes if node not in self.killed]
+
+    def round(self) -> None:
+        self._client.go_on(self._pause)
+        run(self.survivors[0], "deploy", "--manifest", str(MANIFEST))
+        self._client.go_on(self._pause)
+        self.scale(FEWER)
+        self._client.go_on(self._pause)
+        self.kill_a_holder()
+        self._client.go_on(self._pause)
+
+    def scale(self, replicas: int) -> None:
+        """By another node than the one that deployed."""
+        node = self.survivors[-1]
+        run(node, "apps", "scale", APP, "--replicas", str(replicas))
+        wait_until(f"{replicas} healthy replicas", lambda: len(healthy_on(node)) == replicas)
+
+    def kill_a_holder(self) -> None:
+        """Destroy a node while its replica answers others, and wait until that replica is elsewhere."""
+        holders = healthy_on(self.survivors[0])
+        leader = self._mesh.leader()
+        victim = leader if leader.name in holders and leader in self.survivors else self._holder(holders)
+        self._client.avoid(victim)
+        self.killed.append(victim)
+        wait_until(f"{victim.name} to answer others", lambda: any(asks(node, victim) for node in self.survivors))
+        victim.destroy()
+        watcher = self.survivors[0]
+        wait_until(
+            "healthy elsewhere",
+            lambda: len(healthy_on(watcher)) == len(holders) and victim.name not in healthy_on(watcher),
+        )
+
+    def _holder(self, holders: Sequence[str]) -> Daemon:
+        return next(node for node in self._mesh.nodes if node.name in holders and node.pid is not None)
+
+    def bring_back(self) -> None:
+        """Start the one that was killed last again."""
+        run(self.killed[-1], "up", "--name", self.killed[-1].name, "--detach", "--json")
+        count = len(self._mesh.nodes)
+        wait_until("all see all", lambda: all(Cluster.alive(node) == count for node in self._mesh.nodes))
+
+    def outcome(self) -> Outcome:
+        """Stop the load and gather what each side says; the dead must be back, for what their replicas wrote."""
+        told = Outcome(list(self._client.stop()), survivors={node.name for node in self.survivors})
+        for node in self.survivors:
+            answer = node.client.get("/v1/ingress")
+            told.requests[node.name] = answer["requests"]
+            told.retries += answer["retries"]
+            told.failed |= {one["request_id"]: one for one in answer["failed"]}
+        log = run(self.survivors[0], "apps", "logs", APP, "--lines", str(LOG_LINES_MAX), "--json")
+        for line in log.splitlines():
+            words = line.partition("took POST ")[2].split('"')[0].split("\\")
+            told.took.update(words[:1] if words[0] else [])
+        return told
+
+
+def healthy_on(node: Daemon) -> list[str]:
+    """The nodes of healthy replicas, as this node sees it; empty while any is on its way in or out."""
+    told = node.client.get(f"/v1/apps/{APP}")
+    holders = [str(replica["node"]) for replica in told["placed"] if replica["health"] == "healthy"]
+    return holders if len(holders) == len(told["placed"]) == told["replicas"] else []
+
+
+def asks(node: Daemon, other: Daemon) -> bool:
+    """Has this node a request under way to a replica of the other?"""
+    replicas = node.client.get("/v1/ingress")["replicas"]
+    return any(each["in_flight"] and each["node"] == other.name for each in replicas)
+
+
+def run(node: Daemon, *words: str) -> str:
+    """A command that must succeed."""
+    done = node.run(*words)
+    assert done.status == 0, f"{' '.join(words)} on {node.name}: {done.err}"
+    return done.out

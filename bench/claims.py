@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bench import cli, crash_points, cuts, deploy, failover, idle, join, replica_moves
+from bench import cli, crash_points, cuts, deploy, failover, idle, join, no_failed_request, replica_moves
 from bench.harness import Claim
 
-CLAIMS: dict[str, Claim] = {
-    module.CLAIM.name: module.CLAIM for module in (cli, join, failover, replica_moves, deploy, idle, crash_points, cuts)
-}
+_MODULES = (cli, join, failover, replica_moves, deploy, no_failed_request, idle, crash_points, cuts)
+
+CLAIMS: dict[str, Claim] = {module.CLAIM.name: module.CLAIM for module in _MODULES}

@@ -32,6 +32,8 @@ def measure(run: Run) -> None:
             run.note(f"{shot}; the relay says {outcome.failed.get(shot.request_id)}")
         basis = f"of {len(outcome.shots)}"
         run.figure(Figure(f"{name}: failed before a response had begun", len(told), "", basis, target=1))
+        for request_id in outcome.unaccounted():
+            run.note(f"{request_id} stands in one account only: {outcome.failed.get(request_id)}")
         run.figure(Figure(f"{name}: failures in one account only", len(outcome.unaccounted()), "", basis, target=1))
         run.figure(Figure(f"{name}: torn or not sent again, and accounted for", len(outcome.unserved()), "", basis))
         if outcome.took:

@@ -43,7 +43,6 @@ class Outcome:
     failed: dict[str, dict[str, Any]] = field(default_factory=dict)  # by request id: what the relays' logs hold
     retries: int = 0
     took: Counter[str] = field(default_factory=Counter)  # by request id of a POST: how often the app took it
-    survivors: set[str] = field(default_factory=set)
 
     def unserved(self) -> list[Shot]:
         return [shot for shot in self.shots if not shot.served]
@@ -70,6 +69,7 @@ class Storm:
         self._client = client
         self._pause = pause
         self.killed: list[Daemon] = []
+        self._told = Outcome([])
 
     @property
     def survivors(self) -> list[Daemon]:
@@ -96,6 +96,8 @@ class Storm:
         leader = self._mesh.leader()
         victim = leader if leader.name in holders and leader in self.survivors else self._holder(holders)
         self._client.avoid(victim)
+        if victim not in self.killed:
+            self._take_account(victim)  # of what it has relayed so far: it keeps that in memory
         self.killed.append(victim)
         wait_until(f"{victim.name} to answer others", lambda: any(asks(node, victim) for node in self.survivors))
         victim.destroy()
@@ -116,17 +118,21 @@ class Storm:
 
     def outcome(self) -> Outcome:
         """Stop the load and gather what each side says; the dead must be back, for what their replicas wrote."""
-        told = Outcome(list(self._client.stop()), survivors={node.name for node in self.survivors})
+        told = self._told
+        told.shots = list(self._client.stop())
         for node in self.survivors:
-            answer = node.client.get("/v1/ingress")
-            told.requests[node.name] = answer["requests"]
-            told.retries += answer["retries"]
-            told.failed |= {one["request_id"]: one for one in answer["failed"]}
+            self._take_account(node)
         log = run(self.survivors[0], "apps", "logs", APP, "--lines", str(LOG_LINES_MAX), "--json")
         for line in log.splitlines():
             words = line.partition("took POST ")[2].split('"')[0].split("\\")
             told.took.update(words[:1] if words[0] else [])
         return told
+
+    def _take_account(self, node: Daemon) -> None:
+        answer = node.client.get("/v1/ingress")
+        self._told.requests[node.name] = answer["requests"]
+        self._told.retries += answer["retries"]
+        self._told.failed |= {one["request_id"]: one for one in answer["failed"]}
 
 
 def healthy_on(node: Daemon) -> list[str]:

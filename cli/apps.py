@@ -127,6 +127,8 @@ def exec_app(options: argparse.Namespace) -> int:
             (output.note if event.get("stream") == "stderr" else output.line)(event["text"].removesuffix("\n"))
         if "exit_code" in event:
             status = 0 if event["exit_code"] == 0 else 1
+            if status and not options.json:
+                output.note(f"freecloud: the command ended with exit status {event['exit_code']}")
     return status
 
 

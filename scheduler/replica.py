@@ -283,6 +283,8 @@ class Replica:
                 if self._healthy_since is None:
                     self._healthy_since = now
                 self._tell(gate.health, gate.reason)
+            elif gate.health is ReplicaHealth.STARTING and self._detail != gate.reason:
+                self._tell(gate.health, gate.reason)  # why it is not healthy yet, for whoever waits for it
             hopeless = gate.hopeless(now)
             if hopeless is not None:
                 return hopeless
@@ -316,7 +318,8 @@ class Replica:
             self._tell(ReplicaHealth.FAILED, f"given up: {why}")
             await trio.sleep_forever()
         else:
-            self._tell(ReplicaHealth.BACKING_OFF, why)
+            again = f"; starts again in {wait_s:.0f} s"
+            self._tell(ReplicaHealth.BACKING_OFF, why[: DETAIL_CHARACTERS_MAX - len(again)] + again)
             await trio.sleep(wait_s)
 
     async def _end(self) -> RunExit | None:

@@ -13,7 +13,7 @@ from math import inf
 import trio
 
 from consensus.ledger import Ledger
-from consensus.ledger_entries import Assign, Entry, PutRelease, RemoveApp, ScaleApp, SetApp, Unassign
+from consensus.ledger_entries import PutRelease, RemoveApp, ScaleApp, SetApp
 from consensus.records import App, Assignment, Release, ReleaseState
 from gossip.members import MemberState
 from gossip.view import MemberView
@@ -21,9 +21,10 @@ from mesh.errors import ConflictError, MissingError, RefusedError, UsageError
 from mesh.names import NodeId
 from scheduler.bundles import SHORT_HEX, BundleStore
 from scheduler.exchange import BundleExchange
+from scheduler.forecast import Forecast, Step, forecast
 from scheduler.looking import look
 from scheduler.manifest import Manifest, decode_manifest, encode_manifest, parse
-from scheduler.model import ClusterView, condition_of
+from scheduler.model import ClusterView, Condition, condition_of
 from scheduler.reconcile import reconcile
 
 COPIES = 2
@@ -44,25 +45,12 @@ class Deployed:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One line of a plan: "+" starts something, "-" stops something, "~" changes something."""
-
-    sign: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class PlanReport:
-    steps: tuple[Step, ...]
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Explanation:
     """Why an app is as it is, line by line."""
 
     app: str
     lines: tuple[str, ...]
+    troubled: tuple[str, ...] = ()  # replicas whose last words may tell more
 
 
 class Scheduler:
@@ -134,7 +122,10 @@ class Scheduler:
 
     async def remove(self, app: str, *, deadline: float) -> None:
         """Stop it everywhere and forget it."""
-        await self._ledger.propose(RemoveApp(app), deadline=deadline)
+        try:
+            await self._ledger.propose(RemoveApp(app), deadline=deadline)
+        except MissingError as error:  # asked of the ledger: this node's copy may not know the app yet
+            raise _no_app(app) from error
 
     async def rollback(self, app: str, to: int | None, *, deadline: float) -> int:
         """Make an earlier release current again; the last stable one if none is named. Returns its number."""
@@ -175,8 +166,8 @@ class Scheduler:
 
     # --- looking ----------------------------------------------------------------------------------------------
 
-    async def plan(self, manifest_text: str, *, deadline: float) -> PlanReport:
-        """What a deploy of this manifest would do first, and why; nothing is proposed."""
+    async def plan(self, manifest_text: str, *, deadline: float) -> Forecast:
+        """What a deploy of this manifest would do if all goes well, and why; nothing is proposed."""
         manifest = parse(manifest_text)
         self._check(manifest)
         view = look(trio.current_time(), self._ledger.state, self._sights())
@@ -198,11 +189,9 @@ class Scheduler:
             apps={**view.apps, app.name: app},
             releases={**view.releases, (app.name, number): release},
         )
-        plan = reconcile(wished)
-        steps = [Step("~", f"release {number} of {app.name}" + (f" replaces {old.current}" if old else ""))]
-        steps += [step for entry in plan.entries if (step := _step_of(entry, wished, app.name)) is not None]
-        reasons = tuple(reason.text for reason in plan.reasons if reason.app == app.name)
-        return PlanReport(tuple(steps), reasons)
+        told = forecast(wished, app.name)
+        first = Step("~", f"release {number} of {app.name}" + (f" replaces {old.current}" if old else ""))
+        return Forecast((first, *told.steps), told.reasons)
 
     def why(self, app: str) -> Explanation:
         """Where each replica is and why, how it is, and what stands in the way of what is missing.
@@ -221,7 +210,8 @@ class Scheduler:
         plan = reconcile(view)
         lines += [f"next: {reason.text}" for reason in plan.reasons if reason.app == app]
         lines += [f"debt: {debt}" for debt in self.debts(app)]
-        return Explanation(app, tuple(lines))
+        troubled = [one.replica_id for one in placed if condition_of(view, one) in (Condition.BAD, Condition.FAILED)]
+        return Explanation(app, tuple(lines), tuple(troubled))
 
     def debts(self, app: str) -> tuple[str, ...]:
         """What should exist and does not yet."""
@@ -265,7 +255,7 @@ class Scheduler:
     def _app(self, name: str) -> App:
         app = self._ledger.state.apps.get(name)
         if app is None:
-            raise MissingError(f"no app {name!r}", hint="see `freecloud apps list`")
+            raise _no_app(name)
         return app
 
     def _manifest(self, app: App) -> Manifest:
@@ -330,26 +320,27 @@ def holders_first(
     return [node_id for node_id in dict.fromkeys((*saying, *had)) if node_id != me]
 
 
+def _no_app(name: str) -> MissingError:
+    return MissingError(f"no app {name!r}", hint="see `freecloud apps list`")
+
+
 def _last_stable(app: App | None) -> int:
     if app is None:
         return 0
     return app.current if app.state is ReleaseState.STABLE else app.previous_stable
 
 
-def _step_of(entry: Entry, view: ClusterView, app: str) -> Step | None:
-    match entry:
-        case Assign(app=name, release=release, node=node) if name == app:
-            return Step("+", f"a replica of release {release} on {view.name_of(node)}")
-        case Unassign(replica_id=replica_id) if view.assignments[replica_id].app == app:
-            return Step("-", f"{replica_id} on {view.name_of(view.assignments[replica_id].node)}")
-    return None
-
-
 def _replica_line(view: ClusterView, assignment: Assignment) -> str:
     report = view.report(assignment)
-    condition = condition_of(view, assignment).name.lower()
-    detail = f": {report.detail}" if report is not None and report.detail else ""
-    return (
-        f"{assignment.replica_id} on {view.name_of(assignment.node)} is {condition}{detail}; "
-        f"placed there because: {assignment.reason}"
-    )
+    condition = condition_of(view, assignment)
+    if condition is Condition.GONE:
+        how = "gone with its node"
+    elif condition is Condition.UNSEEN:
+        how = "not heard of now"
+    elif report is None:
+        how = "assigned, and not begun yet"
+    else:
+        times = f", restarted {report.restarts} times" if report.restarts > 1 else ""
+        how = report.health.value + times + (f": {report.detail}" if report.detail else "")
+    where = view.name_of(assignment.node)
+    return f"{assignment.replica_id} on {where} is {how}; placed there because: {assignment.reason}"

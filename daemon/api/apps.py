@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Collection
 from typing import Any
 
 import trio
 from starlette.responses import Response
 
-from consensus.records import App, ReleaseState
+from consensus.records import App, Assignment, ReleaseState
 from daemon.api.answers import LINES, Emit, Lines, document, when
 from daemon.api.body import read_json
 from daemon.api.clock import deadline_in
@@ -22,7 +23,7 @@ from mesh.errors import ConflictError, MissingError, UsageError
 from mesh.names import NodeId
 from scheduler.manifest import parse
 from scheduler.runtimes.logs import escape_controls
-from scheduler.runtimes.messages import ExecRequest, LogsRequest
+from scheduler.runtimes.messages import ExecRequest, LogLine, LogsRequest
 
 MANIFEST = schema(("manifest",), manifest="string")
 DEPLOY = schema(("manifest", "bundle"), manifest="string", bundle="string")
@@ -54,7 +55,10 @@ async def show_app(call: Call) -> Response:
 
 
 async def why_app(call: Call) -> Response:
-    return document({"lines": list(call.services.scheduler.why(call.path("name")).lines)})
+    told = call.services.scheduler.why(call.path("name"))
+    words = await last_words(call.services, told.app, told.troubled)
+    lines = [*told.lines, *(f"{replica_id} last wrote: {text}" for replica_id, text in words.items())]
+    return document({"lines": lines})
 
 
 async def check_manifest(call: Call) -> Response:
@@ -108,15 +112,17 @@ async def follow(services: Services, name: str, release: int, emit: Emit) -> Non
     limit_s = parse(services.ledger.state.releases[name, release].manifest_text).rollout.deadline_s + FOLLOW_MARGIN_S
     deadline = deadline_in(limit_s)
     last = ""
+    tried: set[str] = set()  # its replicas, past ones too: whatever others wrote says nothing of this release
     while trio.current_time() < deadline:
         seen = services.pulse.count
+        tried |= {each.replica_id for each in _placed(services, name, release)}
         app = services.ledger.state.apps.get(name)
         if app is None:
             raise MissingError(f"{name} was removed meanwhile")
         final = _outcome(services, app, release)
         if final is not None:
-            if final["outcome"] == "rolled-back":
-                final["log"] = await last_lines(services, name)
+            if final["outcome"] != "healthy":
+                final["log"] = await last_lines(services, name, tried)
             await emit(final)
             return
         text = _progress(services, app)
@@ -126,26 +132,43 @@ async def follow(services: Services, name: str, release: int, emit: Emit) -> Non
         with trio.move_on_at(deadline):
             await services.pulse.wait_after(seen)
     text = f"{name}: still not healthy; {last}"
-    await emit(
-        {"outcome": "unknown", "app": name, "release": release, "text": text, "log": await last_lines(services, name)}
-    )
+    log = await last_lines(services, name, tried)
+    await emit({"outcome": "unknown", "app": name, "release": release, "text": text, "log": log})
 
 
-async def last_lines(services: Services, name: str) -> list[str]:
-    """The last lines that the newest of the app's replicas wrote, wherever it ran."""
-    by_replica: dict[str, list[str]] = {}
-    request = LogsRequest(name, "", LAST_LOG_LINES, False)
+async def last_lines(services: Services, name: str, replicas: Collection[str]) -> list[str]:
+    """The last lines that the newest of these replicas wrote, wherever it ran."""
+    by_replica = await _tails(services, LogsRequest(name, "", LAST_LOG_LINES, False))
+    told = [replica_id for replica_id in by_replica if replica_id in replicas]
+    if not told:
+        return []
+    newest = max(told, key=lambda replica_id: int(replica_id.rpartition("-")[2]))
+    return [escape_controls(line.text) for line in by_replica[newest][-LAST_LOG_LINES:]]
+
+
+async def last_words(services: Services, name: str, replicas: Collection[str]) -> dict[str, str]:
+    """The last line of each of these replicas that the app itself wrote."""
+    if not replicas:
+        return {}
+    by_replica = await _tails(services, LogsRequest(name, "", LAST_LOG_LINES, False))
+    said: dict[str, str] = {}
+    for replica_id in replicas:
+        own = [line for line in by_replica.get(replica_id, ()) if line.stream != "freecloud"]
+        if own:
+            said[replica_id] = escape_controls(own[-1].text)
+    return said
+
+
+async def _tails(services: Services, request: LogsRequest) -> dict[str, list[LogLine]]:
+    """The ends of the logs of an app's replicas, as far as they can be had in a moment."""
+    by_replica: dict[str, list[LogLine]] = {}
     deadline = deadline_in(LOG_LINES_S)
     with trio.move_on_at(deadline):
         async with services.logs.gather(request, _reachable(services), deadline=deadline) as pieces:
             async for piece in pieces:
                 if piece.lines is not None:
-                    texts = [escape_controls(line.text) for line in piece.lines.lines]
-                    by_replica.setdefault(piece.lines.replica_id, []).extend(texts)
-    if not by_replica:
-        return []
-    newest = max(by_replica, key=lambda replica_id: int(replica_id.rpartition("-")[2]))
-    return by_replica[newest][-LAST_LOG_LINES:]
+                    by_replica.setdefault(piece.lines.replica_id, []).extend(piece.lines.lines)
+    return by_replica
 
 
 def _reachable(services: Services) -> list[NodeId]:
@@ -163,16 +186,23 @@ def _outcome(services: Services, app: App, release: int) -> dict[str, Any] | Non
         return None
     if app.current > release:
         raise ConflictError(f"{app.name} was deployed again meanwhile", why=f"release {app.current} is current")
-    text = f"{app.name}: release {release} was rolled back: {app.reason or 'it did not become healthy'}"
+    why = app.reason or f"release {release} did not become healthy"
+    if app.current == release:
+        earlier = app.previous_stable not in (0, release)
+        kept = "it stays, its manifest says rollback: false" if earlier else "there is no earlier release to return to"
+        text = f"{app.name}: {why}; {kept}"
+        return {"outcome": "failed", "app": app.name, "release": release, "text": text}
+    text = f"{app.name}: {why}; rolled back to release {app.current}"
     return {"outcome": "rolled-back", "app": app.name, "release": release, "text": text}
 
 
+def _placed(services: Services, name: str, release: int) -> list[Assignment]:
+    assignments = services.ledger.state.assignments.values()
+    return [each for each in assignments if (each.app, each.release) == (name, release)]
+
+
 def _progress(services: Services, app: App) -> str:
-    placed = [
-        replica_document(services, assignment)
-        for assignment in services.ledger.state.assignments.values()
-        if assignment.app == app.name and assignment.release == app.current
-    ]
+    placed = [replica_document(services, assignment) for assignment in _placed(services, app.name, app.current)]
     healthy = sum(replica["health"] == "healthy" for replica in placed)
     others = sorted({replica["health"] for replica in placed} - {"healthy"})
     return f"{app.name}: {healthy} of {app.replicas} replicas healthy" + (f" ({', '.join(others)})" if others else "")

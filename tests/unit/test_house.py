@@ -28,6 +28,7 @@ MACHINES = (
     "consensus/records.py",
     "consensus/segments.py",
     "scheduler/filters.py",
+    "scheduler/forecast.py",
     "scheduler/manifest.py",
     "scheduler/model.py",
     "scheduler/placement.py",

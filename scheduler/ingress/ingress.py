@@ -32,6 +32,9 @@ from scheduler.ingress.upstreams import UpstreamPool, Upstreams
 
 REQUEST_ID_CHARACTERS_MAX = 64
 
+HELD_MAX = 100
+"""Requests that may wait for a replica that is coming, all apps together: as many as one replica may have."""
+
 
 @dataclass(frozen=True, slots=True)
 class IngressConfig:
@@ -40,6 +43,7 @@ class IngressConfig:
     suffixes: tuple[str, ...] = ("localhost",)  # lower case; NAME.SUFFIX is an app's host
     connect_s: float = 5.0  # one request's time to find a replica that takes it
     connect_try_s: float = 2.0  # of that for one replica, or a node behind a dead wire would use up all of it
+    hold_s: float = 2.0  # of that, for a replica that is coming while there is no other; gossip takes half a second
     retries_max: int = 1
     http: HttpLimits = field(default_factory=HttpLimits)
     relay: RelayLimits = field(default_factory=RelayLimits)
@@ -59,6 +63,8 @@ class Ingress:
         self.budget = RetryBudget()
         self.accounts = Accounts()
         self.routes = RouteTable()
+        self.held = 0
+        self._rerouted = trio.Event()
         self._server = HttpServer(self.handle, config.http)
 
     def set_routes(self, routes: RouteTable) -> None:
@@ -67,6 +73,21 @@ class Ingress:
         targets = routes.targets()
         self.balancer.keep_only(targets)
         self.pool.drop_others(targets)
+        self._rerouted.set()
+        self._rerouted = trio.Event()
+
+    async def wait_rerouted(self, deadline: float) -> bool:
+        """Until there is another table; False at the deadline, or at once when too many wait already."""
+        if self.held >= HELD_MAX:
+            return False
+        self.held += 1
+        try:
+            with trio.move_on_at(deadline):
+                await self._rerouted.wait()
+                return True
+            return False
+        finally:
+            self.held -= 1
 
     async def run(
         self,
@@ -180,7 +201,7 @@ class _Serving:
         if body.small:
             await body.whole()  # a slow client holds no replica's place meanwhile
         deadline = trio.current_time() + self._ingress.config.connect_s
-        while (target := self._choose(deadline)) is not None:
+        while (target := await self._find(deadline)) is not None:
             self._target = target
             self._tried.append(target)
             self._ingress.balancer.begin(target)
@@ -201,6 +222,19 @@ class _Serving:
                 await self._conclude(outcome)
                 return
         await self._give_up()
+
+    async def _find(self, deadline: float) -> Target | None:
+        """The next replica; while there is none and one is coming, it is waited for (users' pain 19)."""
+        patience = min(deadline, trio.current_time() + self._ingress.config.hold_s)
+        while True:
+            target = self._choose(deadline)
+            route = self._ingress.routes.apps.get(self._app)
+            if target is not None or route is None or not route.coming:
+                return target
+            if not set(self._tried).issuperset((*route.ready, *route.suspected)):
+                return None  # there is one, and it is full
+            if not await self._ingress.wait_rerouted(patience):
+                return None
 
     def _choose(self, deadline: float) -> Target | None:
         """The next replica, by the table of this moment; those under suspicion when nobody else is left."""

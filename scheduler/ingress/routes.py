@@ -36,12 +36,15 @@ class AppRoute:
     """Who answers for one app.
 
     `suspected` are ready replicas on nodes that are under suspicion: they are asked when nobody else is left.
+    `coming` are those of living nodes that start, or whose readiness only has not been heard of yet: the ledger's word
+    that an older one goes can be faster than gossip's that the new one is ready.
     """
 
     name: str
     ready: tuple[Target, ...]
     suspected: tuple[Target, ...]
     waiting: int  # assigned and not ready
+    coming: int = 0  # of these, worth a moment's patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +134,18 @@ def _route(
 ) -> AppRoute:
     ready: list[Target] = []
     suspected: list[Target] = []
-    waiting = 0
+    waiting = coming = 0
     for assignment in assignments.values():
         if assignment.app != name:
             continue
         report = reports.get((assignment.replica_id, assignment.index, assignment.node))
         if report is None or report.health is not ReplicaHealth.HEALTHY or not report.port:
             waiting += 1
+            coming += assignment.node in nodes and (report is None or report.health is ReplicaHealth.STARTING)
             continue
         target = Target(name, assignment.replica_id, assignment.index, assignment.node)
         (suspected if nodes[assignment.node].suspected else ready).append(target)
-    return AppRoute(name, tuple(sorted(ready, key=_order)), tuple(sorted(suspected, key=_order)), waiting)
+    return AppRoute(name, tuple(sorted(ready, key=_order)), tuple(sorted(suspected, key=_order)), waiting, coming)
 
 
 def _order(target: Target) -> tuple[str, int]:

@@ -1,6 +1,6 @@
 """Done when, line 6: no failed request, while replicas are replaced, taken away and killed with their node.
 
-One load and one round of trouble; each test asks another question of what came of it. The load is mixed: besides
+One load and one round of trouble; most tests ask a question of what came of it. The load is mixed: besides
 plain GETs, answers that are struck half-way and requests that must not be done twice. The full size, ≥ 5,000 GETs at
 100 a second among five nodes, is `python -m bench.no_failed_request`.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import cluster
-from tests.e2e.steady import APP, MANIFEST, MIXED, Outcome, Storm, run
+from tests.e2e.cluster import Cluster, cluster, wait_until
+from tests.e2e.steady import APP, GETS, MANIFEST, MIXED, Outcome, Storm, copy_with, healthy_on, run
 from tests.e2e.steady_client import SteadyClient
 
 NODES = 3
@@ -27,21 +27,26 @@ pytestmark = pytest.mark.deadline(180)
 
 
 @pytest.fixture(scope="module")
-def outcome() -> Iterator[Outcome]:
+def mesh() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="fc-", dir="/tmp"))
     folder.chmod(0o711)  # an app's own user passes through
     try:
-        with cluster(folder / "mesh") as mesh:
-            mesh.start(NODES)
-            run(mesh.nodes[0], "deploy", "--manifest", str(MANIFEST))
-            with SteadyClient(APP, mesh.nodes, RATE, MIXED) as client:
-                storm = Storm(mesh, client, PAUSE)
-                storm.round()
-                client.stop()
-                storm.bring_back()
-                yield storm.outcome()
+        with cluster(folder / "mesh") as made:
+            made.start(NODES)
+            yield made
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def outcome(mesh: Cluster) -> Outcome:
+    run(mesh.nodes[0], "deploy", "--manifest", str(MANIFEST))
+    with SteadyClient(APP, mesh.nodes, RATE, MIXED) as client:
+        storm = Storm(mesh, client, PAUSE)
+        storm.round()
+        client.stop()
+        storm.bring_back()
+        return storm.outcome()
 
 
 def test_no_get_fails_whose_response_had_not_begun(outcome: Outcome) -> None:
@@ -75,3 +80,18 @@ def test_no_post_is_done_twice_and_none_served_was_not_done(outcome: Outcome) ->
 
 def test_the_relays_counted_every_request(outcome: Outcome) -> None:
     assert outcome.requests == Counter(shot.node for shot in outcome.shots)
+
+
+def test_the_only_replica_is_updated_and_moved_without_a_failed_request(mesh: Cluster, tmp_path: Path) -> None:
+    manifest = copy_with(tmp_path, replicas=1)
+    run(mesh.nodes[0], "deploy", "--manifest", manifest)
+    with SteadyClient(APP, mesh.nodes, RATE, GETS) as client:
+        for node in mesh.nodes:
+            client.go_on(PAUSE)
+            run(node, "deploy", "--manifest", manifest)
+        (holder,) = healthy_on(mesh.nodes[0])
+        run(mesh.nodes[0], "nodes", "drain", holder)
+        wait_until("it has moved", lambda: healthy_on(mesh.nodes[0]) not in ([], [holder]))
+        client.go_on(PAUSE)
+        failed = [str(shot) for shot in client.stop() if not shot.served]
+    assert not failed, "\n".join(failed)

@@ -6,6 +6,7 @@ one. Requests go by nodes that survive; the one to be killed is left out just be
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -133,6 +134,14 @@ class Storm:
         self._told.requests[node.name] = answer["requests"]
         self._told.retries += answer["retries"]
         self._told.failed |= {one["request_id"]: one for one in answer["failed"]}
+
+
+def copy_with(folder: Path, replicas: int) -> str:
+    """The manifest of a copy of the app with another number of replicas."""
+    shutil.copytree(MANIFEST.parent, folder / APP)
+    path = folder / APP / MANIFEST.name
+    path.write_text(MANIFEST.read_text().replace(f"replicas: {REPLICAS}", f"replicas: {replicas}"))
+    return str(path)
 
 
 def healthy_on(node: Daemon) -> list[str]:

@@ -92,6 +92,51 @@ async def test_what_cannot_be_served_says_what_is_wrong(host: str, status: int, 
         assert [record.end for record in field.ingress.requests()] == [end]
 
 
+COMING = RouteTable({"web": AppRoute("web", (), (), 1, coming=1)})
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_request_waits_for_the_replica_that_is_coming(method: str) -> None:
+    async with field_of() as field, trio.open_nursery() as nursery:
+        await field.replica(ONE, naming("one"))
+        field.ingress.set_routes(COMING)
+
+        async def ask() -> None:
+            async with field.ask(method=method) as response:
+                assert await response.read(100) == b"one"
+
+        nursery.start_soon(ask)
+        while not field.ingress.held:
+            await trio.lowlevel.checkpoint()
+        field.ingress.set_routes(COMING)  # news of something else
+        field.ingress.set_routes(table_of(ONE))
+    assert [record.end for record in field.ingress.requests()] == [End.SERVED]
+
+
+async def test_patience_with_a_replica_that_is_coming_ends() -> None:
+    async with field_of(IngressConfig(hold_s=0.05)) as field:
+        field.ingress.set_routes(COMING)
+        async with field.ask() as response:
+            assert response.status == 503
+        assert field.ingress.held == 0
+
+
+async def test_a_replica_that_refuses_because_it_ends_is_replaced_by_the_one_that_is_coming() -> None:
+    async with field_of() as field, trio.open_nursery() as nursery:
+        await field.replica(TWO, naming("two"))
+        field.ingress.set_routes(RouteTable({"web": AppRoute("web", (ONE,), (), 1, coming=1)}))
+
+        async def ask() -> None:
+            async with field.ask(method="POST") as response:
+                assert await response.read(100) == b"two"
+
+        nursery.start_soon(ask)
+        while not field.ingress.held:
+            await trio.lowlevel.checkpoint()
+        field.ingress.set_routes(table_of(TWO))
+    assert field.upstreams.opened == [ONE, TWO]
+
+
 async def test_replicas_that_cannot_be_reached_are_walked_for_any_method() -> None:
     async with field_of() as field:
         await field.replica(THREE, tell)

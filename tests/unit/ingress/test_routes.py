@@ -51,6 +51,25 @@ def test_a_replica_is_waited_for_while_its_report_says_anything_else(told: Repli
     assert (route.ready, route.waiting) == ((), 1)
 
 
+@pytest.mark.parametrize(
+    ("told", "coming"),
+    [
+        ((), 1),
+        ((report("web-1", ReplicaHealth.STARTING),), 1),
+        ((report("web-1", index=4),), 1),
+        ((report("web-1", ReplicaHealth.BACKING_OFF),), 0),
+        ((report("web-1", ReplicaHealth.UNHEALTHY),), 0),
+        ((report("web-1", ReplicaHealth.STOPPING),), 0),
+    ],
+)
+def test_a_replica_is_coming_while_it_starts_or_was_not_heard_of_yet(
+    told: tuple[ReplicaReport, ...], coming: int
+) -> None:
+    placed = {"web-1": assignment("web-1", A)}
+    assert build_routes(APPS, placed, {A: NodeSeen(told, False)}).apps["web"].coming == coming
+    assert build_routes(APPS, placed, {}).apps["web"].coming == 0, "nothing comes from a node that is down"
+
+
 def test_a_replica_reported_by_another_node_than_its_own_is_not_ready() -> None:
     assert ready({"web-1": assignment("web-1", A)}, {B: NodeSeen((report("web-1"),), False)}) == []
 

@@ -41,7 +41,7 @@ class IngressConfig:
     """Names and times of one ingress."""
 
     suffixes: tuple[str, ...] = ("localhost",)  # lower case; NAME.SUFFIX is an app's host
-    connect_s: float = 5.0  # one request's time to find a replica that takes it
+    connect_s: float = 5.0  # one request's time to find a replica that takes it; not counted while one has it
     connect_try_s: float = 2.0  # of that for one replica, or a node behind a dead wire would use up all of it
     hold_s: float = 2.0  # of that, for a replica that is coming while there is no other; gossip takes half a second
     retries_max: int = 1
@@ -148,6 +148,7 @@ class _Serving:
         self._began = trio.current_time()
         self._at_ms = int(time.time() * 1000)
         self._app = ""
+        self._search_until = self._began
         self._target: Target | None = None
         self._tried: list[Target] = []
         self._retries = 0  # charged to the budget
@@ -200,14 +201,14 @@ class _Serving:
         body = RequestBody(self._exchange)
         if body.small:
             await body.whole()  # a slow client holds no replica's place meanwhile
-        deadline = trio.current_time() + self._ingress.config.connect_s
-        while (target := await self._find(deadline)) is not None:
+        self._allow_search()
+        while (target := await self._find()) is not None:
             self._target = target
             self._tried.append(target)
             self._ingress.balancer.begin(target)
             latency_s, fault = None, True
             try:
-                outcome = await self._try(target, body, self._address(asked, target), deadline)
+                outcome = await self._try(target, body, self._address(asked, target))
                 if outcome is not None and outcome.fate in (Fate.SERVED, Fate.BROKEN):
                     latency_s = outcome.answered_s
             except BaseException:
@@ -223,11 +224,15 @@ class _Serving:
                 return
         await self._give_up()
 
-    async def _find(self, deadline: float) -> Target | None:
+    def _allow_search(self) -> None:
+        """From now: a node that vanished without a word is found out after seconds that its request has waited."""
+        self._search_until = trio.current_time() + self._ingress.config.connect_s
+
+    async def _find(self) -> Target | None:
         """The next replica; while there is none and one is coming, it is waited for (users' pain 19)."""
-        patience = min(deadline, trio.current_time() + self._ingress.config.hold_s)
+        patience = min(self._search_until, trio.current_time() + self._ingress.config.hold_s)
         while True:
-            target = self._choose(deadline)
+            target = self._choose()
             route = self._ingress.routes.apps.get(self._app)
             if target is not None or route is None or not route.coming:
                 return target
@@ -236,18 +241,16 @@ class _Serving:
             if not await self._ingress.wait_rerouted(patience):
                 return None
 
-    def _choose(self, deadline: float) -> Target | None:
+    def _choose(self) -> Target | None:
         """The next replica, by the table of this moment; those under suspicion when nobody else is left."""
         route = self._ingress.routes.apps.get(self._app)
         now = trio.current_time()
-        if route is None or now >= deadline:
+        if route is None or now >= self._search_until:
             return None
         balancer = self._ingress.balancer
         return balancer.choose(now, route.ready, self._tried) or balancer.choose(now, route.suspected, self._tried)
 
-    async def _try(
-        self, target: Target, body: RequestBody, address: Address, deadline: float
-    ) -> Outcome | None:
+    async def _try(self, target: Target, body: RequestBody, address: Address) -> Outcome | None:
         """Relay to one replica; None when it could not be reached, so that nothing was written."""
         pool = self._ingress.pool
         kept = pool.take(target) if self._safe and not self._replaced else None
@@ -259,7 +262,7 @@ class _Serving:
             # fresh one tells. Once a request, so that one is never sent more than three times.
             self._replaced += 1
         try:
-            until = min(deadline, trio.current_time() + self._ingress.config.connect_try_s)
+            until = min(self._search_until, trio.current_time() + self._ingress.config.connect_try_s)
             upstream = await pool.open(target, deadline=until)
         except (FreecloudError, *BROKEN) as error:
             self._detail = str(error)
@@ -273,6 +276,7 @@ class _Serving:
             await upstream.aclose()
             raise
         await self._ingress.pool.put_back(target, upstream)
+        self._allow_search()
         return self._outcome
 
     def _address(self, asked: Asked, target: Target) -> Address:

@@ -166,6 +166,22 @@ async def test_a_safe_request_without_an_answer_is_asked_once_more_elsewhere() -
         assert retried and all(record.replica_id == "web-2" for record in retried)
 
 
+async def test_the_search_for_another_replica_begins_when_the_first_is_given_up() -> None:
+    async def hang_up_late(stream: trio.SocketStream) -> None:
+        await read_request(stream)
+        await trio.sleep(0.3)
+        await stream.aclose()
+
+    async with field_of(IngressConfig(connect_s=0.2)) as field:
+        await field.raw_replica(ONE, hang_up_late)
+        await field.replica(TWO, naming("two"))
+        field.ingress.set_routes(table_of(ONE, TWO))
+        for _ in range(4):
+            async with field.ask() as response:
+                assert await response.read(100) == b"two"
+        assert field.ingress.statistics().retries
+
+
 async def test_a_request_that_may_have_been_done_is_not_sent_twice() -> None:
     async with field_of() as field:
         await field.raw_replica(ONE, hang_up)

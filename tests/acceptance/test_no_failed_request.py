@@ -17,7 +17,7 @@ import pytest
 
 from tests.e2e.cluster import Cluster, cluster, wait_until
 from tests.e2e.steady import APP, GETS, MANIFEST, MIXED, Outcome, Storm, copy_with, healthy_on, run
-from tests.e2e.steady_client import SteadyClient
+from tests.e2e.steady_client import SteadyClient, Wish
 
 NODES = 3
 RATE = 60.0
@@ -82,6 +82,21 @@ def test_the_relays_counted_every_request(outcome: Outcome) -> None:
     assert outcome.requests == Counter(shot.node for shot in outcome.shots)
 
 
+def test_no_get_fails_without_a_response_when_a_node_falls_silent(mesh: Cluster) -> None:
+    """A power cut or a dead wire tells nobody: connections stay open and nothing comes over them any more."""
+    run(mesh.nodes[0], "deploy", "--manifest", str(MANIFEST))
+    with SteadyClient(APP, mesh.nodes, RATE, (Wish(), Wish(path="/slow"))) as client:
+        client.go_on(PAUSE)
+        storm = Storm(mesh, client, PAUSE)
+        with storm.one_silent() as silent:
+            watcher = storm.survivors[0]
+            wait_until("healthy elsewhere", lambda: silent.name not in (healthy_on(watcher) or [silent.name]))
+            client.go_on(PAUSE)
+        client.go_on(PAUSE)
+        failed = [str(shot) for shot in client.stop() if not shot.served]
+    assert not failed, "\n".join(failed)
+
+
 def test_the_only_replica_is_updated_and_moved_without_a_failed_request(mesh: Cluster, tmp_path: Path) -> None:
     manifest = copy_with(tmp_path, replicas=1)
     run(mesh.nodes[0], "deploy", "--manifest", manifest)
@@ -89,7 +104,7 @@ def test_the_only_replica_is_updated_and_moved_without_a_failed_request(mesh: Cl
         for node in mesh.nodes:
             client.go_on(PAUSE)
             run(node, "deploy", "--manifest", manifest)
-        (holder,) = healthy_on(mesh.nodes[0])
+        (holder,) = wait_until("one replica", lambda: healthy_on(mesh.nodes[0]))
         run(mesh.nodes[0], "nodes", "drain", holder)
         wait_until("it has moved", lambda: healthy_on(mesh.nodes[0]) not in ([], [holder]))
         client.go_on(PAUSE)

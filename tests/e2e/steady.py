@@ -6,9 +6,12 @@ one. Requests go by nodes that survive; the one to be killed is left out just be
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,14 +96,7 @@ class Storm:
 
     def kill_a_holder(self) -> None:
         """Destroy a node while its replica answers others, and wait until that replica is elsewhere."""
-        holders = healthy_on(self.survivors[0])
-        leader = self._mesh.leader()
-        victim = leader if leader.name in holders and leader in self.survivors else self._holder(holders)
-        self._client.avoid(victim)
-        if victim not in self.killed:
-            self._take_account(victim)  # of what it has relayed so far: it keeps that in memory
-        self.killed.append(victim)
-        wait_until(f"{victim.name} to answer others", lambda: any(asks(node, victim) for node in self.survivors))
+        victim, holders = self._victim()
         victim.destroy()
         watcher = self.survivors[0]
         wait_until(
@@ -108,12 +104,39 @@ class Storm:
             lambda: len(healthy_on(watcher)) == len(holders) and victim.name not in healthy_on(watcher),
         )
 
+    @contextmanager
+    def one_silent(self) -> Iterator[Daemon]:
+        """Stop a node where it stands, while its replica answers others; it goes on afterwards."""
+        victim, _ = self._victim()
+        pid = victim.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield victim
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def _victim(self) -> tuple[Daemon, list[str]]:
+        """A node whose replica is answering requests of others, and by which the client sends nothing any more; and
+        all that have a replica."""
+        asked = self.survivors[0]
+        holders = wait_until("all replicas to be healthy", lambda: healthy_on(asked))
+        leader = self._mesh.leader()
+        victim = leader if leader.name in holders and leader in self.survivors else self._holder(holders)
+        self._client.avoid(victim)
+        if victim not in self.killed:
+            self._take_account(victim)  # of what it has relayed so far: it keeps that in memory
+        self.killed.append(victim)
+        wait_until(f"{victim.name} to answer others", lambda: any(asks(node, victim) for node in self.survivors))
+        return victim, holders
+
     def _holder(self, holders: Sequence[str]) -> Daemon:
         return next(node for node in self._mesh.nodes if node.name in holders and node.pid is not None)
 
     def bring_back(self) -> None:
         """Start the one that was killed last again."""
-        run(self.killed[-1], "up", "--name", self.killed[-1].name, "--detach", "--json")
+        done = self.killed[-1].up()  # its ports may have been taken by others meanwhile
+        assert done.status == 0, done.err
         count = len(self._mesh.nodes)
         wait_until("all see all", lambda: all(Cluster.alive(node) == count for node in self._mesh.nodes))
 

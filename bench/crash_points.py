@@ -46,7 +46,7 @@ def measure(run: Run) -> None:
             ]
             failures = sum(isinstance(outcome, AssertionError) for outcome in outcomes)
             basis = f"of {len(outcomes)} kills at a call"
-            run.figure(Figure(f"broken promises, {moment}", failures, "", basis, target=1))
+            run.figure(Figure(f"broken promises, {moment}", failures, "", basis, target=1, counted=True))
 
 
 def strikes(run: Run, scenario: type[Scenario], folder: Path, count: int) -> list[Struck | AssertionError]:

@@ -35,6 +35,7 @@ class Figure:
         basis: What it is of: "median of 20".
         target: What was promised, in the same unit; None where the figure only informs.
         scattered: Its samples lie far apart.
+        counted: It counts broken promises: that others kept the machine busy excuses none of them.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Figure:
     target: float | None = None
     peer: Peer | None = None
     scattered: bool = False
+    counted: bool = False
 
     def beside(self) -> str:
         """The ratio to the peer, or to the target where there is no peer: never the number alone."""
@@ -60,6 +62,8 @@ class Figure:
     def verdict(self, busy: bool) -> str:
         if self.target is None:
             return "for information"
+        if self.counted:
+            return "met" if self.value < self.target else "missed"
         if self.value < self.target:
             return "met, on a busy machine" if busy else "met"
         return "undecided: the machine was too busy" if busy else "missed"

@@ -27,18 +27,22 @@ SURVIVORS_MIN = 2
 def measure(run: Run) -> None:
     for name, wishes in (("GETs", GETS), ("a mixed load", MIXED)):
         outcome = under_trouble(run, name, wishes)
-        told = outcome.broken_promises()
+        told, alone = outcome.broken_promises(), outcome.unaccounted()
         for shot in told:
             run.note(f"{shot}; the relay says {outcome.failed.get(shot.request_id)}")
-        basis = f"of {len(outcome.shots)}"
-        run.figure(Figure(f"{name}: failed before a response had begun", len(told), "", basis, target=1))
-        for request_id in outcome.unaccounted():
+        for request_id in alone:
             run.note(f"{request_id} stands in one account only: {outcome.failed.get(request_id)}")
-        run.figure(Figure(f"{name}: failures in one account only", len(outcome.unaccounted()), "", basis, target=1))
-        run.figure(Figure(f"{name}: torn or not sent again, and accounted for", len(outcome.unserved()), "", basis))
+        basis = f"of {len(outcome.shots)}"
+        promise(run, f"{name}: failed before a response had begun", len(told), basis)
+        promise(run, f"{name}: failures in one account only", len(alone), basis)
         if outcome.took:
             twice = sum(count > 1 for count in outcome.took.values())
-            run.figure(Figure(f"{name}: POSTs done twice", twice, "", f"of {len(outcome.took)}", target=1))
+            promise(run, f"{name}: POSTs done twice", twice, f"of {len(outcome.took)}")
+        run.figure(Figure(f"{name}: torn or not sent again, and accounted for", len(outcome.unserved()), "", basis))
+
+
+def promise(run: Run, name: str, broken: int, basis: str) -> None:
+    run.figure(Figure(name, broken, "", basis, target=1, counted=True))
 
 
 def under_trouble(run: Run, name: str, wishes: Sequence[Wish]) -> Outcome:

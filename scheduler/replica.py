@@ -74,6 +74,7 @@ class Replica:
         self._port = 0
         self._run: Run | None = None
         self._healthy_since: float | None = None
+        self._ended_by = ""  # why the last run ended: told until another is healthy
         self._life = trio.CancelScope()
         self._retire_reason: str | None = None
         self._serving = False  # when it was retired
@@ -283,7 +284,7 @@ class Replica:
                 if self._healthy_since is None:
                     self._healthy_since = now
                 self._tell(gate.health, gate.reason)
-            elif gate.health is ReplicaHealth.STARTING and self._detail != gate.reason:
+            elif gate.health is ReplicaHealth.STARTING and not self._detail.startswith(gate.reason):
                 self._tell(gate.health, gate.reason)  # why it is not healthy yet, for whoever waits for it
             hopeless = gate.hopeless(now)
             if hopeless is not None:
@@ -313,6 +314,7 @@ class Replica:
     async def _wait_before_restart(self, why: str) -> None:
         healthy_s = trio.current_time() - self._healthy_since if self._healthy_since is not None else 0.0
         self._healthy_since = None
+        self._ended_by = why
         wait_s = self._backoff.failed(healthy_s)
         if wait_s is None:
             self._tell(ReplicaHealth.FAILED, f"given up: {why}")
@@ -349,5 +351,9 @@ class Replica:
     def _tell(self, health_now: ReplicaHealth, detail: str) -> None:
         if self._retire_reason is not None and health_now is not ReplicaHealth.STOPPING:
             return
+        if health_now is ReplicaHealth.HEALTHY:
+            self._ended_by = ""
+        if health_now is ReplicaHealth.STARTING and self._ended_by:
+            detail += f"; before: {self._ended_by}"
         self._health, self._detail = health_now, detail
         self._on_change()

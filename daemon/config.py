@@ -21,7 +21,9 @@ LABEL_KEY = re.compile(r"[A-Za-z0-9._/-]{1,63}")
 DEFAULT_ADDRESS = {"mesh": "127.0.0.1:6700", "http": "127.0.0.1:6780", "ingress": "127.0.0.1:6781"}
 """Ports of the contract. Loopback unless told otherwise."""
 
-SETTINGS = ("name", "zone", "provider", "listen", "advertise", "http", "ingress", "unsandboxed", "labels")
+SANDBOXES = ("auto", "bubblewrap", "uid", "landlock")
+
+SETTINGS = ("name", "zone", "provider", "listen", "advertise", "http", "ingress", "sandbox", "unsandboxed", "labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Config:
     advertise: str | None = None
     http: str | None = None
     ingress: str | None = None
+    sandbox: str = "auto"
     unsandboxed: bool = False
     ready_descriptor: int | None = None
     join_token: str = field(default="", repr=False)
@@ -87,6 +90,7 @@ def load_config(flags: Mapping[str, object], environment: Mapping[str, str]) -> 
         advertise=_address("advertise", setting("advertise")),
         http=_address("http", setting("http")),
         ingress=_address("ingress", setting("ingress")),
+        sandbox=_one_of("sandbox", setting("sandbox"), SANDBOXES),
         unsandboxed=_truth(setting("unsandboxed")),
         ready_descriptor=_number(flags.get("ready_descriptor")),
         join_token=str(flags.get("join_token") or ""),
@@ -174,6 +178,13 @@ def _port(setting: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 8) or not 0 <= int(text) <= 65535:
         raise UsageError(f"--{setting}: {text!r} is no port", why="ports are 0 to 65535")
     return int(text)
+
+
+def _one_of(setting: str, value: object, known: tuple[str, ...]) -> str:
+    text = str(value or known[0])
+    if text not in known:
+        raise UsageError(f"{setting} cannot be {text!r}", hint=f"one of: {', '.join(known)}")
+    return text
 
 
 def _truth(value: object) -> bool:

@@ -66,6 +66,7 @@ from scheduler.runner import Runner, RunnerConfig, folders_under
 from scheduler.runtimes.cgroups import find_control_groups
 from scheduler.runtimes.process import ProcessRuntime
 from scheduler.runtimes.refusing import RefusingRuntime, no_rung
+from scheduler.runtimes.sandbox import Rung
 from scheduler.runtimes.sandbox_probe import Probed, probe_ladder
 from scheduler.service import Scheduler, holders_first
 
@@ -286,7 +287,11 @@ class Node:
         config, home = self._config, self._home
         self._groups = await trio.to_thread.run_sync(find_control_groups, self.identity.node_id)
         self._probed: Probed = await probe_ladder(
-            home.apps, seed=self.identity.node_id, groups=self._groups, unsandboxed=config.unsandboxed
+            home.apps,
+            seed=self.identity.node_id,
+            groups=self._groups,
+            only=None if config.sandbox == "auto" else Rung(config.sandbox),
+            unsandboxed=config.unsandboxed,
         )
         self._bundles = BundleStore(home.bundles, key=self.identity.derive_key("bundles"))
         self._exchange = BundleExchange(self._bundles, self._peers, self._server, self._holders)

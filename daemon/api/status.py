@@ -15,6 +15,7 @@ from daemon.api.operations import Call, Operation
 from daemon.api.views import app_document, observed
 from daemon.services import Services
 from daemon.version import VERSION
+from scheduler.runtimes.sandbox import OPEN_NETWORK
 
 
 async def get_status(call: Call) -> Response:
@@ -126,6 +127,8 @@ def _warnings(services: Services, apps: list[dict[str, Any]]) -> list[str]:
         found.append("the disk of this node is full: it takes no changes; with some space freed it goes on by itself")
     if services.sandbox == "none":
         found.append("no sandbox works here; this node takes no apps (install bubblewrap)")
+    if OPEN_NETWORK in services.sandbox:
+        found.append("apps on this node reach what listens on this machine (closing that takes Linux 5.9 or newer)")
     return found
 
 

@@ -4,7 +4,8 @@ Run as `python -I -S confine.py OPTIONS COMMAND…`, with OPTIONS a JSON object;
 twice on the way to an app: outside the sandbox (control groups, the daemon's own limits), then inside it (the app's
 uid, its limits, its environment). One file without neighbours, because it is mounted into sandboxes by itself.
 
-    daemonise     fork, leave the session, become the subreaper of orphans, exec; the first process ends at once
+    daemonise     fork, leave the session and the daemon's own scheduling, become the subreaper of orphans, exec; the
+                  first process ends at once
     death_signal  die when the shim dies; asked for after the change of user, which would clear it
     cgroups       control groups to enter
     cwd, umask    where to start, what new files are denied
@@ -13,7 +14,9 @@ uid, its limits, its environment). One file without neighbours, because it is mo
     uid, gid      whom to become, without supplementary groups
     drop_capabilities   all of them, also those that root would get back with exec
     landlock      {"read": [paths], "write": [paths]}: nothing else of the file system, no signals to outsiders
+    scoped        no abstract unix sockets and no signals of outsiders, by Landlock alone
     seccomp       "base", or "no-unix": also no unix sockets, where the daemon's own could be reached by its path
+    sockets_fd    internet sockets are made by the shim (`shim_sockets.py`), which is told of each by what is sent here
     close_from    the lowest descriptor to close (3): nothing of the daemon's stays open in an app
     env_fd        take the environment from this descriptor (JSON) instead of inheriting one
 
@@ -22,6 +25,7 @@ Source: man pages of prctl(2), landlock(7), seccomp(2), bpf in `linux/filter.h`;
 
 from __future__ import annotations
 
+import _socket
 import ctypes
 import json
 import os
@@ -30,10 +34,10 @@ import struct
 import sys
 from typing import Any
 
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 22, 36, 38
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 36, 38
 PR_CAPBSET_DROP = 24
 CAPABILITY_VERSION_3 = 0x20080522
-SECCOMP_MODE_FILTER = 2
+SECCOMP_SET_MODE_FILTER, SECCOMP_NEW_LISTENER, SECCOMP_KILLABLE_WAIT = 1, 1 << 3, 1 << 5
 CLOSE_RANGE, LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 436, 444, 445, 446
 
 LANDLOCK_FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
@@ -53,9 +57,9 @@ RLIMITS = {
     "data": resource.RLIMIT_DATA,
 }
 
-EPERM, ENOSYS = 1, 38
+EPERM, ENOSYS, EAFNOSUPPORT = 1, 38, 97
 
-AF_UNIX = 1
+AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 CLONE_NEWUSER = 0x10000000
 
@@ -63,6 +67,7 @@ MACHINES: dict[str, tuple[int, dict[str, int]]] = {
     "x86_64": (
         0xC000003E,
         {
+            "seccomp": 317, "connect": 42,
             "ioctl": 16, "socket": 41, "clone": 56, "ptrace": 101, "mount": 165, "umount2": 166, "swapon": 167,
             "reboot": 169, "init_module": 175, "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272,
             "kexec_load": 246, "perf_event_open": 298, "setns": 308, "process_vm_readv": 310,
@@ -73,6 +78,7 @@ MACHINES: dict[str, tuple[int, dict[str, int]]] = {
     "aarch64": (
         0xC00000B7,
         {
+            "seccomp": 277, "connect": 203,
             "ioctl": 29, "socket": 198, "clone": 220, "ptrace": 117, "mount": 40, "umount2": 39, "swapon": 224,
             "reboot": 142, "init_module": 105, "add_key": 217, "request_key": 218, "keyctl": 219, "unshare": 97,
             "kexec_load": 104, "perf_event_open": 241, "setns": 268, "process_vm_readv": 270,
@@ -85,7 +91,7 @@ MACHINES: dict[str, tuple[int, dict[str, int]]] = {
 
 SAME_EVERYWHERE = {
     "io_uring_setup": 425, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsmount": 432, "clone3": 435,
-    "mount_setattr": 442,
+    "mount_setattr": 442, "pidfd_getfd": 438,
 }  # fmt: skip
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -111,12 +117,14 @@ def main() -> None:
         drop_capabilities()
     if options.get("death_signal"):
         die_with_parent(options["death_signal"])
-    if "landlock" in options or "seccomp" in options:
+    if "landlock" in options or "seccomp" in options or options.get("scoped"):
         check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     if "landlock" in options:
         restrict_files(options["landlock"]["read"], options["landlock"]["write"])
+    if options.get("scoped"):
+        restrict_scope()
     if "seccomp" in options:
-        restrict_calls(no_unix=options["seccomp"] == "no-unix")
+        restrict_calls(no_unix=options["seccomp"] == "no-unix", sockets_fd=options.get("sockets_fd"))
     close_descriptors(options.get("close_from", 3))
     exec_command(command, environment)
 
@@ -140,7 +148,15 @@ def daemonise() -> None:
     if os.fork():
         os._exit(0)
     os.setsid()
+    be_scheduled_like_others()
     check(_libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "subreaper")
+
+
+def be_scheduled_like_others() -> None:
+    """A daemon may have real-time priority; an app with it would be the only one to run, and no control group with a
+    share of the processor takes it (EINVAL)."""
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def enter_cgroups(paths: list[str]) -> None:
@@ -212,6 +228,13 @@ def restrict_files(readable: list[str], writable: list[str]) -> None:
     os.close(ruleset)
 
 
+def restrict_scope() -> None:
+    attributes = struct.pack("QQQ", 0, 0, LANDLOCK_SCOPES)
+    ruleset = check(_libc.syscall(LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0), "landlock ruleset")
+    check(_libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock")
+    os.close(ruleset)
+
+
 def allow_path(ruleset: int, path: str, rights: int) -> None:
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -229,29 +252,40 @@ def landlock_abi() -> int:
     return max(0, int(_libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, 1)))
 
 
-def restrict_calls(*, no_unix: bool) -> None:
+def restrict_calls(*, no_unix: bool, sockets_fd: int | None) -> None:
     """A seccomp filter that refuses what no app needs and escapes are made of (attack 34)."""
     machine = os.uname().machine
     if machine not in MACHINES:
-        if no_unix:
+        if no_unix or sockets_fd is not None:
             fail(f"no system call filter for {machine}")
         return
-    program = filter_program(machine, no_unix=no_unix)
+    program = filter_program(machine, no_unix=no_unix, brokered=sockets_fd is not None)
     buffer = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
     pointer = struct.pack("@HP", len(program), ctypes.addressof(buffer))
-    check(_libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, pointer, 0, 0), "seccomp")
+    seccomp = MACHINES[machine][1]["seccomp"]
+    if sockets_fd is None:
+        check(_libc.syscall(seccomp, SECCOMP_SET_MODE_FILTER, 0, pointer), "seccomp")
+        return
+    # A signal to a thread that waits for its socket would start the call anew: it waits on, where the kernel can.
+    listener = _libc.syscall(seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_NEW_LISTENER | SECCOMP_KILLABLE_WAIT, pointer)
+    if listener < 0:
+        listener = _libc.syscall(seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_NEW_LISTENER, pointer)
+    check(listener, "seccomp's notifications")
+    with_it = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", listener))]
+    _socket.socket(fileno=sockets_fd).sendmsg([b"l"], with_it)
+    os.close(listener)  # who has it could answer for the shim
 
 
-def filter_program(machine: str, *, no_unix: bool) -> list[tuple[int, int, int, int]]:
+def filter_program(machine: str, *, no_unix: bool, brokered: bool) -> list[tuple[int, int, int, int]]:
     """The BPF steps (code, jump if true, jump if false, operand)."""
     architecture, numbers = MACHINES[machine]
     load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
-    allow, kill = 0x7FFF0000, 0x80000000
-    deny, absent = 0x00050000 | EPERM, 0x00050000 | ENOSYS
+    allow, kill, tell = 0x7FFF0000, 0x80000000, 0x7FC00000
+    deny, absent, unknown = 0x00050000 | EPERM, 0x00050000 | ENOSYS, 0x00050000 | EAFNOSUPPORT
     steps = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, kill), (load, 0, 0, 0)]
     if machine == "x86_64":
         steps += [(at_least, 0, 1, 0x40000000), (give, 0, 0, deny)]  # the x32 table has numbers of its own
-    conditional = {"ioctl", "socket", "clone"}
+    conditional = {"ioctl", "socket", "connect", "clone", "seccomp"}
     for name, number in {**numbers, **SAME_EVERYWHERE}.items():
         if name not in conditional:
             steps += [(equal, 0, 1, number), (give, 0, 0, absent if name == "clone3" else deny)]
@@ -261,8 +295,14 @@ def filter_program(machine: str, *, no_unix: bool) -> list[tuple[int, int, int, 
         steps += [(load, 0, 0, 0)]
     steps += [(equal, 0, 4, numbers["clone"]), (load, 0, 0, 16), (any_bit, 0, 1, CLONE_NEWUSER), (give, 0, 0, deny)]
     steps += [(load, 0, 0, 0)]
-    if no_unix:
-        steps += [(equal, 0, 3, numbers["socket"]), (load, 0, 0, 16), (equal, 0, 1, AF_UNIX), (give, 0, 0, deny)]
+    families = {AF_UNIX: deny if no_unix else allow}
+    families |= dict.fromkeys((AF_INET, AF_INET6, AF_NETLINK), tell if brokered else allow)
+    steps += [(equal, 0, 2 + 2 * len(families), numbers["socket"]), (load, 0, 0, 16)]
+    for family, answer in families.items():
+        steps += [(equal, 0, 1, family), (give, 0, 0, answer)]
+    steps += [(give, 0, 0, unknown)]
+    if brokered:
+        steps += [(equal, 0, 1, numbers["connect"]), (give, 0, 0, tell)]
     return [*steps, (give, 0, 0, allow)]
 
 

@@ -124,6 +124,7 @@ class ProcessRuntime:
             "entitled": launch.entitled,
             "secrets_folder": str(launch.secrets_folder or ""),
             "cgroups": groups,
+            "sockets": self._sandbox.sockets(launch),
             "log": str(launch.log),
             "log_file_bytes_max": LOG_FILE_BYTES_MAX,
             "log_files": LOG_FILES,

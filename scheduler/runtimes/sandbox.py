@@ -6,7 +6,12 @@
     none         nothing; only for a node whose owner started it with --unsandboxed
 
 A rung only turns a `Launch` into a command line: the work is done by `bwrap` and `confine.py` after the shim has
-spawned them. No rung is believed in: `sandbox_probe.py` runs each before it is used. The network is the machine's.
+spawned them. No rung is believed in: `sandbox_probe.py` runs each before it is used.
+
+The network is the same on every rung: an app can be reached at its own port, and reaches whatever is far, but nothing
+of this machine and no metadata address (`socket_rules.py`, `shim_sockets.py`); abstract unix sockets are closed by an
+empty network namespace, by Landlock's scope, or with all unix sockets. Where the kernel cannot do it (before 5.9), a
+rung is named with "open network".
 """
 
 from __future__ import annotations
@@ -22,7 +27,10 @@ from typing import Any
 from scheduler.runtimes import confine
 from scheduler.runtimes.procfs import threads_of_user
 from scheduler.runtimes.runtime import Launch
-from scheduler.runtimes.shim_wire import ENV_FD, INFO_FD
+from scheduler.runtimes.shim_wire import ENV_FD, INFO_FD, SOCKETS_FD
+
+OPEN_NETWORK = "open network"
+"""Said of a rung on which apps reach what listens on this machine."""
 
 OOM_SCORE = 500
 """Of 1000: when memory runs out the kernel takes an app before the daemon (0)."""
@@ -78,6 +86,8 @@ class Sandbox:
         shim_python: The daemon's interpreter, for the stage outside.
         bwrap: Path of bubblewrap, on its rung.
         sized_tmp: Whether this bubblewrap can bound a tmpfs.
+        brokered: Whether the shim makes the app's internet sockets.
+        scoped: Whether this kernel's Landlock can close abstract unix sockets.
     """
 
     rung: Rung
@@ -86,6 +96,23 @@ class Sandbox:
     shim_python: str
     bwrap: str = ""
     sized_tmp: bool = False
+    brokered: bool = False
+    scoped: bool = False
+
+    @property
+    def name(self) -> str:
+        """What a person is told."""
+        if self.brokered or self.rung is Rung.NONE:
+            return self.rung.value
+        return f"{self.rung.value}, {OPEN_NETWORK}"
+
+    def sockets(self, launch: Launch) -> dict[str, Any] | None:
+        """What the shim needs to know to make this app's sockets; None: the app makes them itself."""
+        if not self.brokered:
+            return None
+        numbers = confine.MACHINES[os.uname().machine][1]
+        port = int(launch.environment.get("PORT", "0"))
+        return {"owner": self.owner_of(launch.replica_id), "port": port, "connect": numbers["connect"]}
 
     def owner_of(self, replica_id: str) -> int | None:
         """The uid (and gid) that this replica's files must belong to; None: the daemon's own."""
@@ -107,7 +134,7 @@ class Sandbox:
         match self.rung:
             case Rung.BUBBLEWRAP:
                 outer: dict[str, Any] = {"death_signal": 9, "oom_score": OOM_SCORE, "umask": 0o022}
-                outer |= {"close_from": ENV_FD + 1, "cgroups": groups}
+                outer |= {"close_from": SOCKETS_FD + 1, "cgroups": groups}
                 python = str(self.interpreter.path)
                 return [
                     *_confine(self.shim_python, confine.__file__, outer),
@@ -121,6 +148,9 @@ class Sandbox:
                     "write": [*LANDLOCK_WRITABLE, *_writable(launch)],
                 }
                 inner["seccomp"] = "no-unix"
+            case Rung.UID:
+                inner["scoped"] = self.scoped
+                inner["seccomp"] = "base" if self.scoped else "no-unix"
             case Rung.NONE:
                 del inner["seccomp"], inner["drop_capabilities"]
         inner |= {"death_signal": 9, "oom_score": OOM_SCORE, "cgroups": groups}
@@ -140,6 +170,8 @@ class Sandbox:
             "seccomp": "base",
             "env_fd": ENV_FD,
         }
+        if self.brokered:
+            options["sockets_fd"] = SOCKETS_FD
         owner = self.owner_of(launch.replica_id)
         if owner is not None:
             options |= {"uid": owner, "gid": owner}
@@ -160,6 +192,8 @@ class Sandbox:
             argv += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         else:
             argv += ["--unshare-user"]
+        if self.brokered:
+            argv += ["--unshare-net"]  # what the shim makes is of the machine's network; nothing else needs one
         argv += ["--new-session", "--die-with-parent", "--hostname", launch.replica_id]
         argv += ["--info-fd", str(INFO_FD), "--ro-bind", "/usr", "/usr"]
         for folder in SYSTEM_FOLDERS:

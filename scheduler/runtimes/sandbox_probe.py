@@ -1,12 +1,15 @@
 """Which rung of the ladder this machine really has: each is run, not believed (rule A3).
 
 A probe is a run like any app's, under a shim, of a small script that tries what an app must not: read a file of the
-daemon's, reach its socket; and what an app must be able to: write its own folder. The first rung that holds is used.
+daemon's, reach its sockets; and what an app must be able to: write its own folder, listen at its own port. The first
+rung that holds is used, with the network closed if it can be.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -15,12 +18,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
 
 from mesh.errors import FailedError
+from scheduler.ports import free_port
 from scheduler.runtimes import confine
 from scheduler.runtimes.cgroups import NO_CONTROL_GROUPS, ControlGroups
 from scheduler.runtimes.logs import read_tail
@@ -47,6 +51,20 @@ try:
     sys.exit("the daemon's socket can be reached")
 except OSError:
     pass
+port, closed = int(sys.argv[2]), sys.argv[3] == "closed"
+listener = socket.socket()
+listener.bind(("127.0.0.1", int(os.environ["PORT"])))
+listener.listen()
+socket.create_connection(listener.getsockname(), 5).close()
+for address in ("127.0.0.1", "::ffff:127.0.0.1") if closed else ():
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.settimeout(1)
+            sock.connect((address, port))
+        sys.exit("the daemon's port can be reached")
+    except OSError:
+        pass
 """
 
 
@@ -60,11 +78,16 @@ class Probed:
     @property
     def rung(self) -> str:
         """For the node's record: "none" both for a node without protection and for one without apps."""
-        return (self.sandbox.rung if self.sandbox is not None else Rung.NONE).value
+        return self.sandbox.name if self.sandbox is not None else Rung.NONE.value
 
 
 async def probe_ladder(
-    folder: Path, *, seed: str, groups: ControlGroups = NO_CONTROL_GROUPS, unsandboxed: bool = False
+    folder: Path,
+    *,
+    seed: str,
+    groups: ControlGroups = NO_CONTROL_GROUPS,
+    only: Rung | None = None,
+    unsandboxed: bool = False,
 ) -> Probed:
     """Try the rungs from the best down.
 
@@ -72,11 +95,12 @@ async def probe_ladder(
         folder: Where replicas will live; the probes use a folder of their own in it.
         seed: The node's id: with it, uids differ between nodes of one machine.
         groups: The control groups that this node may make.
+        only: The one rung that the owner wants; None: the best that holds.
         unsandboxed: The owner accepts that nothing protects this machine from its apps; used only if no rung holds.
     """
     await trio.to_thread.run_sync(lambda: folder.mkdir(mode=0o700, parents=True, exist_ok=True))
     reasons: list[tuple[Rung, str]] = []
-    for rung in LADDER:
+    for rung in LADDER if only is None else (only,):
         sandbox, why = await probe_rung(rung, folder, seed=seed, groups=groups)
         if sandbox is not None:
             return Probed(sandbox, tuple(reasons))
@@ -89,13 +113,18 @@ async def probe_ladder(
 async def probe_rung(
     rung: Rung, folder: Path, *, seed: str, groups: ControlGroups
 ) -> tuple[Sandbox | None, str]:
-    """The rung with the first interpreter that works on it, or None and what was wrong."""
+    """The rung with the first interpreter that works on it, or None and what was wrong.
+
+    With a closed network if one of them works with it; else what closing it came to is part of what was wrong.
+    """
     missing = _missing(rung, groups)
     if missing is not None:
         return None, missing
     why = "no Python for apps was found"
-    for interpreter in interpreters():
+    scoped = confine.landlock_abi() >= confine.LANDLOCK_ABI_MIN
+    for brokered, interpreter in itertools.product((True, False), interpreters()):
         sandbox = await trio.to_thread.run_sync(_sandbox, rung, seed, interpreter)
+        sandbox = replace(sandbox, brokered=brokered, scoped=scoped)
         closed = _open_the_way(folder) if rung is Rung.UID else []
         why_not = await _try(sandbox, folder, groups)
         if why_not is None:
@@ -184,6 +213,7 @@ def _probe_folder(folder: Path, sandbox: Sandbox) -> Iterator[tuple[Path, Launch
     owner = sandbox.owner_of("probe-1")
     place = Path(tempfile.mkdtemp(prefix=".probe-", dir=folder))
     listener = socket.socket(socket.AF_UNIX)
+    beside = socket.create_server(("127.0.0.1", 0))
     try:
         place.chmod(0o711)
         for name in ("work", "run", "private"):
@@ -196,19 +226,21 @@ def _probe_folder(folder: Path, sandbox: Sandbox) -> Iterator[tuple[Path, Launch
         listener.listen(1)
         if owner is not None:
             os.chown(place / "work", owner, owner)
-        yield place, _launch(place, sandbox)
+        yield place, _launch(place, sandbox, beside.getsockname()[1])
     finally:
         listener.close()
+        beside.close()
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _launch(place: Path, sandbox: Sandbox) -> Launch:
+def _launch(place: Path, sandbox: Sandbox, port: int) -> Launch:
+    closed = "closed" if sandbox.brokered else "open"
     return Launch(
         replica_id="probe-1",
         run_id=secrets.token_hex(8),
         group="probe-1",
-        command=(str(sandbox.interpreter.path), "-I", "-S", "-c", SCRIPT, str(place / "private")),
-        environment={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+        command=(str(sandbox.interpreter.path), "-I", "-S", "-c", SCRIPT, str(place / "private"), str(port), closed),
+        environment={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PORT": str(free_port(random.Random()))},
         work=place / "work",
         run_folder=place / "run",
         log=place / "run" / "probe.log",

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import _socket
 import fcntl
 import os
 import select
@@ -21,6 +22,7 @@ from scheduler.runtimes.procfs import (
 )
 from scheduler.runtimes.shim_control import Client, ControlSocket
 from scheduler.runtimes.shim_log import Flow, RotatedLog
+from scheduler.runtimes.shim_sockets import SocketBroker
 from scheduler.runtimes.shim_wire import PROTOCOL_VERSION, decode, encode, refusal
 
 TYPE_CHECKING = False  # what `typing` calls it, without importing `typing`
@@ -69,6 +71,7 @@ class Shim:
         self.exit: dict[str, Any] | None = None
         self.leftovers = 0
         self.signals = -1
+        self.sockets: SocketBroker | None = None
 
     # --- starting ------------------------------------------------------------------------------------------------
 
@@ -94,12 +97,13 @@ class Shim:
         out_reader, out_writer = os.pipe2(os.O_CLOEXEC)
         err_reader, err_writer = os.pipe2(os.O_CLOEXEC)
         info_reader, info_writer = os.pipe2(os.O_CLOEXEC)
+        sockets_writer = self._open_broker()
         env_fd = os.memfd_create("environment", os.MFD_CLOEXEC)
         os.write(env_fd, encode(self.spec["env"]).encode())
         os.lseek(env_fd, 0, os.SEEK_SET)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         # Moved far up first: a descriptor that is 3 or 4 already must not be overwritten by its neighbour.
-        sources = [_move_up(fd) for fd in (null, out_writer, err_writer, info_writer, env_fd)]
+        sources = [_move_up(fd) for fd in (null, out_writer, err_writer, info_writer, env_fd, sockets_writer)]
         argv = [str(part) for part in self.spec["argv"]]
         environment = {"PATH": str(self.spec["path"]), "SHIM_PID": str(os.getpid()), "LANG": "C.UTF-8"}
         self.pid = os.posix_spawn(
@@ -126,6 +130,21 @@ class Shim:
         self._watch(info_reader, lambda: self.read_info(info_reader))
         self.write_status()
         self.log.note(f"started, pid {self.pid}")
+
+    def _open_broker(self) -> int:
+        """The app's end of the channel to the maker of its sockets."""
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+        wanted = self.spec.get("sockets")
+        if wanted:
+            self.sockets = SocketBroker(
+                ours,
+                owner=wanted["owner"],
+                port=int(wanted["port"]),
+                connect_number=int(wanted["connect"]),
+                watch=self._watch,
+                unwatch=self._unwatch,
+            )
+        return int(theirs.detach())
 
     # --- the loop ------------------------------------------------------------------------------------------------
 
@@ -156,6 +175,9 @@ class Shim:
             waits.append(self.entitled + self.limit_s - boottime())
         if self.output_paused:
             waits.append(self.flow.wait_s())
+        pause_s = self.sockets.wait_s() if self.sockets else None
+        if pause_s is not None:
+            waits.append(pause_s)
         return max(0, int(min(waits) * 1000) + 1)
 
     def check_lease(self) -> None:
@@ -172,6 +194,8 @@ class Shim:
             self.output_paused = False
             for fd in self.output:
                 self.poll.register(fd, select.POLLIN)
+        if self.sockets:
+            self.sockets.check_time()
         self.control.drop_silent()
 
     def end(self, reason: str, grace_s: float) -> None:

@@ -12,7 +12,9 @@ PROTOCOL_VERSION = 1
 
 INFO_FD = 3
 ENV_FD = 4
-"""Where the sandbox tells the pid of what it started, and where `confine.py` reads the app's environment."""
+SOCKETS_FD = 5
+"""Where the sandbox tells the pid of what it started, where `confine.py` reads the app's environment, and where it
+sends the descriptor by which the shim is asked for sockets."""
 
 
 class _Settings:

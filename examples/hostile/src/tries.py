@@ -1,6 +1,6 @@
 # ruff: noqa: PTH100, PTH108, PTH111, PTH116, PTH123, PTH208
 # Plain system calls on purpose: that is what an intruder makes.
-"""Twenty-nine things that an app must not be able to do to the machine that runs it, each as a function.
+"""Forty-three things that an app must not be able to do to the machine that runs it, each as a function.
 
 A try returns something true when it got what it wanted, and raises or returns something false when it did not. What
 it aims at comes in by the environment, so that a test can put a target there and see each try succeed without a
@@ -8,6 +8,11 @@ sandbox; without it, sensible guesses are made:
 
     HOSTILE_HOME        a node's state folder                     HOSTILE_DAEMON     a process of the node
     HOSTILE_NEIGHBOUR   another replica's folder                  HOSTILE_OTHER      a process of another replica
+    HOSTILE_PORTS       neighbour=N,datagrams=N,api=N,ingress=N,mesh=N,freed=N: who listens where on this machine;
+                        "freed" is a port that the neighbour had a moment ago
+    HOSTILE_ADDRESS     HOST:PORT of a listener on this machine's own outside address
+    HOSTILE_METADATA    HOST:PORT where the cloud tells its machines their secrets
+    HOSTILE_ABSTRACT    name of an abstract unix socket
 """
 
 from __future__ import annotations
@@ -17,7 +22,9 @@ import fcntl
 import mmap
 import os
 import resource
+import select
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +33,16 @@ NEIGHBOUR = os.environ.get("HOSTILE_NEIGHBOUR", f"{HOME}/apps/whereami-1")
 NEIGHBOUR_FILE = "/".join((NEIGHBOUR, "work", "data"))
 DAEMON = int(os.environ.get("HOSTILE_DAEMON", "1"))
 OTHER = int(os.environ.get("HOSTILE_OTHER", "1"))
+PORTS = {"neighbour": 20000, "datagrams": 20000, "api": 6780, "ingress": 6781, "mesh": 6700, "freed": 20001}
+PORTS |= {
+    name: int(port)
+    for name, _, port in (pair.partition("=") for pair in os.environ.get("HOSTILE_PORTS", "").split(",") if pair)
+}
+ADDRESS = os.environ.get("HOSTILE_ADDRESS", "0.0.0.0:6781")
+METADATA = os.environ.get("HOSTILE_METADATA", "169.254.169.254:80")
+ABSTRACT = os.environ.get("HOSTILE_ABSTRACT", "/tmp/.X11-unix/X0")  # noqa: S108 - a name
+
+PATIENCE_S = 1.5
 
 PTRACE_SEIZE = 0x4206
 TIOCSTI = 0x5412
@@ -179,6 +196,105 @@ def use_io_uring() -> bool:
     return fd >= 0 and os.close(fd) is None
 
 
+# --- the network --------------------------------------------------------------------------------------------------
+
+
+def said_by(address: str, port: int) -> bool:
+    """Whether whoever listens there says anything. TLS and HTTP both answer to this line."""
+    with socket.create_connection((address, port), PATIENCE_S) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return connection.recv(1) != b""
+
+
+def connected(address: str, port: int) -> bool:
+    with socket.create_connection((address, port), PATIENCE_S):
+        return True
+
+
+def said_without_connecting(address: str, port: int) -> bool:
+    """The connection is begun by the first bytes sent: no system call is told an address but `sendto`."""
+    request = b"GET / HTTP/1.0\r\n\r\n"
+    with socket.socket() as talk:
+        talk.setblocking(False)
+        try:
+            talk.sendto(request, socket.MSG_FASTOPEN, (address, port))
+        except BlockingIOError:  # it is on its way, without the bytes
+            select.select([], [talk], [], PATIENCE_S)
+            talk.sendall(request)
+        talk.settimeout(PATIENCE_S)
+        return talk.recv(1) != b""
+
+
+def talk_to_a_neighbours_port() -> bool:
+    return said_by("127.0.0.1", PORTS["neighbour"])
+
+
+def talk_to_a_neighbours_port_by_ipv6() -> bool:
+    return said_by("::ffff:127.0.0.1", PORTS["neighbour"])
+
+
+def talk_to_a_neighbour_by_no_address() -> bool:
+    """0.0.0.0 is this machine, too."""
+    return said_by("0.0.0.0", PORTS["neighbour"])
+
+
+def talk_to_a_neighbour_without_connecting() -> bool:
+    return said_without_connecting("127.0.0.1", PORTS["neighbour"])
+
+
+def ask_a_neighbour_by_datagram() -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ask:
+        ask.settimeout(PATIENCE_S)
+        ask.sendto(b"?", ("127.0.0.1", PORTS["datagrams"]))
+        return ask.recv(1) != b""
+
+
+def take_over_a_neighbours_port() -> bool:
+    """Where the neighbour listened until just now, its visitors still come."""
+    with socket.create_server(("127.0.0.1", PORTS["freed"])) as listener:
+        listener.settimeout(PATIENCE_S)
+        visitor, _ = listener.accept()
+        return visitor.recv(1) != b""
+
+
+def talk_to_the_api() -> bool:
+    return connected("127.0.0.1", PORTS["api"])
+
+
+def talk_to_the_ingress() -> bool:
+    return said_by("127.0.0.1", PORTS["ingress"])
+
+
+def talk_to_the_mesh_port() -> bool:
+    return connected("127.0.0.1", PORTS["mesh"])
+
+
+def talk_to_the_machine_by_its_outside_address() -> bool:
+    host, _, port = ADDRESS.rpartition(":")
+    return said_by(host, int(port))
+
+
+def ask_the_cloud_for_the_machines_secrets() -> bool:
+    host, _, port = METADATA.rpartition(":")
+    return said_by(host, int(port))
+
+
+def ask_the_cloud_without_connecting() -> bool:
+    host, _, port = METADATA.rpartition(":")
+    return said_without_connecting(host, int(port))
+
+
+def connect_to_an_abstract_socket() -> bool:
+    with socket.socket(socket.AF_UNIX) as talk:
+        talk.connect("\0" + ABSTRACT)
+        return True
+
+
+def listen_to_all_packets() -> bool:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0):
+        return True
+
+
 # --- privileges and leftovers -------------------------------------------------------------------------------------
 
 
@@ -220,6 +336,23 @@ def map_physical_memory() -> bool:
         return bool(mmap.mmap(file.fileno(), 4096, prot=mmap.PROT_READ))
 
 
+NETWORK: tuple[Callable[[], Any], ...] = (
+    talk_to_a_neighbours_port,
+    talk_to_a_neighbours_port_by_ipv6,
+    talk_to_a_neighbour_by_no_address,
+    talk_to_a_neighbour_without_connecting,
+    ask_a_neighbour_by_datagram,
+    take_over_a_neighbours_port,
+    talk_to_the_api,
+    talk_to_the_ingress,
+    talk_to_the_mesh_port,
+    talk_to_the_machine_by_its_outside_address,
+    ask_the_cloud_for_the_machines_secrets,
+    ask_the_cloud_without_connecting,
+    connect_to_an_abstract_socket,
+    listen_to_all_packets,
+)
+
 TRIES: tuple[Callable[[], Any], ...] = (
     read_the_nodes_key,
     list_the_home,
@@ -244,6 +377,7 @@ TRIES: tuple[Callable[[], Any], ...] = (
     mount_something,
     make_a_user_namespace,
     use_io_uring,
+    *NETWORK,
     hold_a_capability,
     become_another_user,
     raise_a_limit,
@@ -253,14 +387,24 @@ TRIES: tuple[Callable[[], Any], ...] = (
 )
 
 
+def attempt(each: Callable[[], Any], results: dict[str, str]) -> None:
+    try:
+        got = each()
+    except Exception as error:  # any failure is what we hope for
+        results[each.__name__] = f"{type(error).__name__}: {error}"
+    else:
+        results[each.__name__] = "got it" if got else "nothing there"
+
+
 def attempt_all() -> dict[str, str]:
-    """Each try by name, and "got it" or why not."""
-    results = {}
+    """Each try by name, and "got it" or why not. Those that wait for an answer wait together."""
+    results: dict[str, str] = {}
+    waiting = [threading.Thread(target=attempt, args=(each, results)) for each in TRIES if each in NETWORK]
     for each in TRIES:
-        try:
-            got = each()
-        except Exception as error:  # any failure is what we hope for
-            results[each.__name__] = f"{type(error).__name__}: {error}"
-        else:
-            results[each.__name__] = "got it" if got else "nothing there"
+        if each not in NETWORK:
+            attempt(each, results)
+    for thread in waiting:
+        thread.start()
+    for thread in waiting:
+        thread.join()
     return results

@@ -1,4 +1,7 @@
-"""Real apps for the tests: small Python programs that report to a beacon, so that tests wait on events alone."""
+"""Real apps for the tests: small Python programs that report to a beacon, so that tests wait on events alone.
+
+An app in a sandbox reaches no beacon on this machine: it speaks through a FIFO in its own folder.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,31 @@ def tell(**facts):
 """
 """The connection stays open as long as the process, or a child that inherited it, lives: its end is their death."""
 
+MOUTH = "mouth"
+SPOKEN = f"""
+import json, os, signal, socket, sys, time
+mouth = open("{MOUTH}", "wb", 0)
+def tell(**facts):
+    mouth.write(json.dumps(facts).encode() + b"\\n")
+"""
+
+
+@dataclass
+class Mouth:
+    """The reading end of a launch's FIFO: like a connection, at its end when all that had it open are dead."""
+
+    fd: int
+
+    async def receive_some(self) -> bytes:
+        await trio.lowlevel.wait_readable(self.fd)
+        return os.read(self.fd, 64 * 1024)
+
 
 @dataclass
 class Caller:
     """One process that called the beacon."""
 
-    stream: trio.SocketStream
+    stream: trio.SocketStream | Mouth
     received: bytes = b""
 
     async def hear(self) -> dict[str, Any]:
@@ -88,12 +110,25 @@ async def open_beacon() -> AsyncIterator[Beacon]:
         await trio.aclose_forcefully(stream)
 
 
+@asynccontextmanager
+async def hear(launch: Launch) -> AsyncIterator[Caller]:
+    """What this launch, made with `spoken`, will tell."""
+    fd = os.open(launch.work / MOUTH, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        yield Caller(Mouth(fd))
+    finally:
+        trio.lowlevel.notify_closing(fd)
+        os.close(fd)
+
+
 def bare_sandbox() -> Sandbox:
     """No protection: for tests of everything but the sandbox."""
     return sandbox_without_rung("test", interpreters()[0], os.path.realpath(sys.executable))
 
 
-def launch_python(folder: Path, code: str, *, beacon: Beacon | None = None, **changes: Any) -> Launch:
+def launch_python(
+    folder: Path, code: str, *, beacon: Beacon | None = None, spoken: bool = False, **changes: Any
+) -> Launch:
     """A launch of this code; `folder` gets `work`, `run` and `app.log`."""
     for name in ("work", "run"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -101,6 +136,10 @@ def launch_python(folder: Path, code: str, *, beacon: Beacon | None = None, **ch
     if beacon is not None:
         environment["BEACON"] = str(beacon.port)
         code = PRELUDE + code
+    if spoken:
+        code = SPOKEN + code
+        if not (folder / "work" / MOUTH).exists():
+            os.mkfifo(folder / "work" / MOUTH)
     values: dict[str, Any] = {
         "replica_id": "web-1",
         "group": "web-1",

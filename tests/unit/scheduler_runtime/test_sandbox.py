@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
+import re
+import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +16,15 @@ from typing import Any
 
 import pytest
 
+from scheduler.ports import free_port
 from scheduler.runtimes.cgroups import find_control_groups
 from scheduler.runtimes.logs import read_tail
 from scheduler.runtimes.process import ProcessRuntime
 from scheduler.runtimes.runtime import ResourceLimits
 from scheduler.runtimes.sandbox import Rung, Sandbox
 from scheduler.runtimes.sandbox_probe import LADDER, probe_ladder, probe_rung
-from tests.unit.scheduler_runtime.launching import bare_sandbox, launch_python, open_beacon, soon
+from tests.unit.scheduler_runtime.launching import MOUTH, bare_sandbox, hear, launch_python, soon
+from tests.unit.scheduler_runtime.targets import FAR, metadata_address, targets
 
 HOSTILE = Path(__file__).parents[3] / "examples" / "hostile" / "src" / "tries.py"
 
@@ -33,7 +39,10 @@ with tempfile.NamedTemporaryFile():
 )
 """The example's own code: what it shows to people is what is tested."""
 
+NETWORK = set(re.findall(r"    (\w+),", HOSTILE.read_text().partition("NETWORK: ")[2].partition("\n)")[0]))
+
 GROUPS = find_control_groups("test")
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
@@ -69,22 +78,23 @@ async def rung(which: Rung, home: Path) -> Sandbox:
 async def run_tries(sandbox: Sandbox, home: Path) -> dict[str, Any]:
     """Run the hostile program as replica web-1 beside web-2; returns what it achieved."""
     runtime = ProcessRuntime(sandbox, groups=GROUPS)
-    async with open_beacon() as beacon:
-        neighbour = launch_python(home / "apps" / "web-3", "tell(ready=1); time.sleep(600)", beacon=beacon)
-        neighbour = give(sandbox, neighbour, "web-3")
-        other = await runtime.start(neighbour, deadline=soon())
-        await (await beacon.caller()).hear()
-        launch = launch_python(home / "apps" / "web-1", TRIES, beacon=beacon)
-        launch = give(sandbox, launch, "web-1")
-        aims = {
+    neighbour = launch_python(home / "apps" / "web-3", "tell(ready=1); time.sleep(600)", spoken=True)
+    neighbour = give(sandbox, neighbour, "web-3")
+    launch = give(sandbox, launch_python(home / "apps" / "web-1", TRIES, spoken=True), "web-1")
+    with targets() as aims:
+        async with hear(neighbour) as beside:
+            other = await runtime.start(neighbour, deadline=soon())
+            await beside.hear()
+        aims |= {
             "HOSTILE_HOME": str(home),
             "HOSTILE_NEIGHBOUR": str(home / "apps" / "web-2"),
             "HOSTILE_DAEMON": str(os.getpid()),
             "HOSTILE_OTHER": str(other.facts.group),
         }
         launch = replace(launch, environment={**launch.environment, **aims})
-        run = await runtime.start(launch, deadline=soon())
-        told = await (await beacon.caller()).hear()
+        async with hear(launch) as caller:
+            run = await runtime.start(launch, deadline=soon())
+            told = await caller.hear()
         await run.stop(5)
         await other.stop(5)
     return told
@@ -99,6 +109,9 @@ def give(sandbox: Sandbox, launch: Any, replica_id: str, *arguments: str) -> Any
     if owner is not None:
         launch.work.parent.chmod(0o711)
         for place in (launch.work, tmp):
+            os.chown(place, owner, owner)
+    for place in (launch.work, launch.work / MOUTH):
+        if owner is not None and place.exists():
             os.chown(place, owner, owner)
     _, *rest = launch.command
     return replace(
@@ -134,6 +147,65 @@ async def test_without_a_sandbox_the_same_program_gets_what_it_wants(home: Path)
 
 
 @pytest.mark.parametrize("which", LADDER, ids=lambda which: which.value)
+async def test_where_the_kernel_cannot_close_the_network_the_rung_says_so_and_the_tries_show_it(
+    which: Rung, home: Path
+) -> None:
+    """What closes it is the shim's sockets alone; the rest of the rung holds without them."""
+    sandbox = replace(await rung(which, home), brokered=False)
+    assert sandbox.name == f"{which.value}, open network"
+    told = await run_tries(sandbox, home)
+    got = {name for name, got in told.items() if got == "got it"}
+    closed = {"connect_to_an_abstract_socket", "listen_to_all_packets"}
+    if which is Rung.BUBBLEWRAP:
+        closed.remove("connect_to_an_abstract_socket")
+    assert got == {name for name in told if name in NETWORK} - closed
+
+
+@pytest.mark.parametrize("which", LADDER, ids=lambda which: which.value)
+async def test_an_app_reaches_what_is_far_and_is_reached_at_its_own_port_alone(which: Rung, home: Path) -> None:
+    """From a machine on the other end of a cable and from this one; also after an accept, by IPv6, and by name."""
+    if os.getuid() != 0:
+        pytest.skip("needs root for a cable")
+    sandbox = await rung(which, home)
+    port = free_port(random.Random())
+    code = f"""
+import select
+with socket.create_connection(("{FAR}", 80), 20) as talk:
+    talk.sendall(b"?")
+    far = talk.recv(7).decode()
+with socket.create_connection(("::ffff:{FAR}", 80), 20) as talk:
+    talk.sendall(b"?")
+    mapped = talk.recv(7).decode()
+inherited = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK).get_inheritable()
+here = socket.create_server(("127.0.0.1", {port}))
+beside = socket.create_server(("127.0.0.1", 0))
+own = socket.create_connection(here.getsockname(), 5)
+here.accept()
+names = [name for _, name in socket.if_nameindex()]
+tell(far=far, mapped=mapped, inherited=inherited, beside=beside.getsockname()[1], interfaces=names)
+visitor, _ = here.accept()
+visitor.sendall(visitor.recv(5))
+tell(beside=bool(select.select([beside], [], [], 0)[0]))
+"""
+    launch = give(sandbox, launch_python(home / "apps" / "web-1", code, spoken=True), "web-1")
+    launch = replace(launch, environment={**launch.environment, "PORT": str(port)})
+    with metadata_address():
+        async with hear(launch) as caller:
+            run = await ProcessRuntime(sandbox, groups=GROUPS).start(launch, deadline=soon())
+            told = await caller.hear()
+            assert (told["far"], told["mapped"], told["inherited"]) == ("secrets", "secrets", False)
+            assert "eth0" in told["interfaces"] or len(told["interfaces"]) > 1
+            with socket.socket() as stranger:
+                stranger.setblocking(False)
+                stranger.connect_ex(("127.0.0.1", told["beside"]))
+                with socket.create_connection(("127.0.0.1", port), 20) as talk:
+                    talk.sendall(b"hello")
+                    assert talk.recv(5) == b"hello"
+                assert (await caller.hear())["beside"] is False
+            await run.stop(5)
+
+
+@pytest.mark.parametrize("which", LADDER, ids=lambda which: which.value)
 async def test_a_fork_bomb_meets_its_limit(which: Rung, home: Path) -> None:
     sandbox = await rung(which, home)
     code = """
@@ -149,11 +221,10 @@ tell(count=count)
 time.sleep(600)
 """
     runtime = ProcessRuntime(sandbox, groups=GROUPS)
-    async with open_beacon() as beacon:
-        launch = give(sandbox, launch_python(home / "apps" / "web-1", code, beacon=beacon), "web-1")
+    launch = give(sandbox, launch_python(home / "apps" / "web-1", code, spoken=True), "web-1")
+    async with hear(launch) as caller:
         limits = replace(launch.limits, pids=40)
         run = await runtime.start(replace(launch, limits=limits), deadline=soon())
-        caller = await beacon.caller()
         count = (await caller.hear())["count"]
         await run.stop(0)
         await caller.wait_dead()
@@ -181,14 +252,37 @@ thread.start()
 thread.join()
 tell(random=random, names=names, hosts=hosts, shell=shell, me=open("/proc/self/comm").read())
 """
-    async with open_beacon() as beacon:
-        launch = give(sandbox, launch_python(home / "apps" / "web-1", code, beacon=beacon), "web-1")
+    launch = give(sandbox, launch_python(home / "apps" / "web-1", code, spoken=True), "web-1")
+    async with hear(launch) as caller:
         run = await ProcessRuntime(sandbox, groups=GROUPS).start(launch, deadline=soon())
-        told = await (await beacon.caller()).hear()
+        told = await caller.hear()
         assert (await run.wait_exit()).code == 0
     assert told["names"] == "127.0.0.1"
     assert told["shell"] == "42\n.\n"
     assert told["hosts"]
+
+
+@pytest.mark.root
+def test_a_sandbox_holds_under_a_daemon_with_real_time_priority(home: Path) -> None:
+    """Its apps are scheduled like others: a control group with a share of the processor takes no real-time tasks."""
+    if os.getuid() != 0 or shutil.which("chrt") is None:
+        pytest.skip("needs root and chrt")
+    code = f"""
+import trio
+from pathlib import Path
+from scheduler.runtimes.sandbox_probe import *
+place, groups = Path({str(home / "apps")!r}), find_control_groups("test")
+print(trio.run(lambda: probe_ladder(place, seed="test", groups=groups)).rung)
+"""
+    code = "from scheduler.runtimes.cgroups import find_control_groups\n" + code
+    done = subprocess.run(
+        ["chrt", "-r", "1", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        cwd=Path(__file__).parents[3],
+    )
+    assert done.stdout.strip() in {which.value for which in LADDER}, done.stderr
 
 
 async def test_an_app_that_eats_memory_is_ended_alone_and_the_reason_is_told(home: Path) -> None:
@@ -236,10 +330,9 @@ while True:
     time.sleep(600)
 """
     runtime = ProcessRuntime(sandbox, groups=GROUPS)
-    async with open_beacon() as beacon:
-        launch = give(sandbox, launch_python(home / "apps" / "web-1", code, beacon=beacon), "web-1")
+    launch = give(sandbox, launch_python(home / "apps" / "web-1", code, spoken=True), "web-1")
+    async with hear(launch) as caller:
         run = await runtime.start(launch, deadline=soon())
-        caller = await beacon.caller()
         first = await caller.hear()
         assert first["host"] == "web-1"
         assert first["pid"] < 10  # it counts from one in there

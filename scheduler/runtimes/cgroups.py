@@ -1,8 +1,7 @@
 """Control groups: memory, processes and processor shares of a replica, where this daemon may make groups (attack 39).
 
 Root usually may; others where the service manager delegated a subtree to them. Where neither is so, what remains are
-the limits of `confine.py` (processes, descriptors, file size) and no bound on memory: a limit on *address space*
-would be one that Go, Java and JavaScript programs cannot live with, at any size that protects.
+the limits of `confine.py` (processes, descriptors, file size) and the shim's own eye on memory (`shim_memory.py`).
 
     version 1   /sys/fs/cgroup/<controller>/<own path>/freecloud-<seed>/<replica>/
     version 2   /sys/fs/cgroup/<own path>/freecloud-<seed>/<replica>/, the daemon itself moved to a leaf beside it,

@@ -20,7 +20,7 @@ import trio
 
 from mesh.errors import FailedError, ProtocolError, UnavailableError
 from scheduler.runtimes import confine, procfs, shim
-from scheduler.runtimes.cgroups import NO_CONTROL_GROUPS, ControlGroups
+from scheduler.runtimes.cgroups import MEMORY_BYTES_MIN, NO_CONTROL_GROUPS, ControlGroups
 from scheduler.runtimes.logs import LOG_BURST_BYTES, LOG_BYTES_PER_S, LOG_FILE_BYTES_MAX, LOG_FILES, LOG_LINE_BYTES_MAX
 from scheduler.runtimes.runtime import Launch, RunExit, RunFacts
 from scheduler.runtimes.sandbox import Sandbox
@@ -124,6 +124,7 @@ class ProcessRuntime:
             "entitled": launch.entitled,
             "secrets_folder": str(launch.secrets_folder or ""),
             "cgroups": groups,
+            "memory_bytes": 0 if self._groups.controls("memory") else max(launch.limits.memory_bytes, MEMORY_BYTES_MIN),
             "sockets": self._sandbox.sockets(launch),
             "log": str(launch.log),
             "log_file_bytes_max": LOG_FILE_BYTES_MAX,
@@ -205,6 +206,8 @@ def _kill_run(folder: Path, facts: RunFacts | None, run_id: str) -> None:
         pairs = ((facts.shim_pid, facts.shim_start), (facts.pid, facts.start_time))
         pids += [pid for pid, start in pairs if procfs.is_running(pid, start)]
     pids += procfs.processes_with(f"FREECLOUD_RUN={run_id}")
+    for group in facts.cgroups if facts is not None else ():
+        pids += procfs.numbers_in(f"{group}/cgroup.procs")  # this run's alone, whatever else they hide
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -222,6 +225,7 @@ def _facts(answer: dict[str, Any]) -> RunFacts:
             group=int(answer["group"]),
             started_ms=int(answer["started_ms"]),
             boot_id=str(answer["boot_id"]),
+            cgroups=tuple(map(str, answer.get("cgroups", ()))),
             exit=None
             if ended is None
             else RunExit(ended["code"], ended["signal"], int(ended["at_ms"]), str(ended["reason"])),

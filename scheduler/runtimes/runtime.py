@@ -84,6 +84,7 @@ class RunFacts:
     started_ms: int
     boot_id: str
     exit: RunExit | None
+    cgroups: tuple[str, ...] = ()
 
 
 class Run(Protocol):

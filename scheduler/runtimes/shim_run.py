@@ -22,6 +22,7 @@ from scheduler.runtimes.procfs import (
 )
 from scheduler.runtimes.shim_control import Client, ControlSocket
 from scheduler.runtimes.shim_log import Flow, RotatedLog
+from scheduler.runtimes.shim_memory import MemoryWatch
 from scheduler.runtimes.shim_sockets import SocketBroker
 from scheduler.runtimes.shim_wire import PROTOCOL_VERSION, decode, encode, refusal
 
@@ -36,6 +37,8 @@ REAP_S_MAX = 5.0
 """How long the dead are waited for after SIGKILL: a process in an uninterruptible wait must not keep the shim."""
 
 SIGTERM, SIGKILL = 15, 9
+
+OUT_OF_MEMORY = "out of memory"
 
 
 class Shim:
@@ -72,6 +75,7 @@ class Shim:
         self.leftovers = 0
         self.signals = -1
         self.sockets: SocketBroker | None = None
+        self.memory = MemoryWatch(int(spec["memory_bytes"])) if spec.get("memory_bytes") else None
 
     # --- starting ------------------------------------------------------------------------------------------------
 
@@ -173,6 +177,8 @@ class Shim:
             waits.append(self.kill_at - time.monotonic())
         else:
             waits.append(self.entitled + self.limit_s - boottime())
+            if self.memory:
+                waits.append(self.memory.wait_s())
         if self.output_paused:
             waits.append(self.flow.wait_s())
         pause_s = self.sockets.wait_s() if self.sockets else None
@@ -196,6 +202,8 @@ class Shim:
                 self.poll.register(fd, select.POLLIN)
         if self.sockets:
             self.sockets.check_time()
+        if self.memory and not self.kill_at and self.memory.is_over():
+            self.end(OUT_OF_MEMORY, 0.0)
         self.control.drop_silent()
 
     def end(self, reason: str, grace_s: float) -> None:
@@ -223,7 +231,7 @@ class Shim:
                 status = os.waitpid(self.pid, 0)[1]
                 self.reap_leftovers()
                 if os.WIFSIGNALED(status) and os.WTERMSIG(status) == SIGKILL and self.ran_out_of_memory():
-                    self.end_reason = "out of memory"
+                    self.end_reason = OUT_OF_MEMORY
                 self.exit = {
                     "code": os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
                     "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
@@ -361,6 +369,7 @@ class Shim:
             "started_ms": self.started_ms,
             "boot_id": boot_id(),
             "ending": bool(self.kill_at),
+            "cgroups": self.cgroups,
             "exit": self.exit,
         }
 

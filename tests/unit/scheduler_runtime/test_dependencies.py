@@ -14,7 +14,7 @@ from scheduler.runtimes.logs import log_path, read_tail
 from scheduler.runtimes.sandbox import Rung
 from scheduler.runtimes.sandbox_probe import probe_rung
 from tests.unit.scheduler_runtime.node import MANIFEST, SERVER, LocalLedger, Node, Sources, get
-from tests.unit.scheduler_runtime.test_sandbox import GROUPS
+from tests.unit.scheduler_runtime.rungs import GROUPS
 
 APP = "import greeting\nopen('greeted', 'w').write(greeting.WORD)\n" + SERVER
 

@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,12 @@ from typing import Any
 import pytest
 
 from scheduler.ports import free_port
-from scheduler.runtimes.cgroups import find_control_groups
 from scheduler.runtimes.logs import read_tail
 from scheduler.runtimes.process import ProcessRuntime
-from scheduler.runtimes.runtime import ResourceLimits
 from scheduler.runtimes.sandbox import Rung, Sandbox
-from scheduler.runtimes.sandbox_probe import LADDER, probe_ladder, probe_rung
-from tests.unit.scheduler_runtime.launching import MOUTH, bare_sandbox, hear, launch_python, soon
+from scheduler.runtimes.sandbox_probe import LADDER, probe_ladder
+from tests.unit.scheduler_runtime.launching import bare_sandbox, hear, launch_python, soon
+from tests.unit.scheduler_runtime.rungs import GROUPS, give, rung
 from tests.unit.scheduler_runtime.targets import FAR, metadata_address, targets
 
 HOSTILE = Path(__file__).parents[3] / "examples" / "hostile" / "src" / "tries.py"
@@ -40,39 +38,6 @@ with tempfile.NamedTemporaryFile():
 """The example's own code: what it shows to people is what is tested."""
 
 NETWORK = set(re.findall(r"    (\w+),", HOSTILE.read_text().partition("NETWORK: ")[2].partition("\n)")[0]))
-
-GROUPS = find_control_groups("test")
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    """A node's home, with what must stay the node's; the mode of the folders above lets other users through."""
-    for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        above.chmod(above.stat().st_mode | 0o011)
-    home = tmp_path / "home"
-    for name in ("identity", "run", "apps/web-2/work"):
-        (home / name).mkdir(mode=0o700, parents=True)
-    (home / "identity" / "key.pem").write_text("secret")
-    (home / "identity" / "key.pem").chmod(0o600)
-    (home / "apps" / "web-2" / "work" / "data").write_text("the neighbour's")
-    (home / "apps" / "web-2" / "record.bin").write_text("the daemon's")
-    home.chmod(0o700)
-    (home / "apps").chmod(0o700)
-    (home / "apps" / "web-2").chmod(0o700)
-    listener = socket.socket(socket.AF_UNIX)
-    folder = os.open(home / "run", os.O_PATH)
-    listener.bind(f"/proc/self/fd/{folder}/daemon.sock")
-    os.close(folder)
-    listener.listen()
-    yield home
-    listener.close()
-
-
-async def rung(which: Rung, home: Path) -> Sandbox:
-    sandbox, why = await probe_rung(which, home / "apps", seed="test", groups=GROUPS)
-    if sandbox is None:
-        pytest.skip(f"no {which.value} on this machine: {why}")
-    return sandbox
 
 
 async def run_tries(sandbox: Sandbox, home: Path) -> dict[str, Any]:
@@ -98,32 +63,6 @@ async def run_tries(sandbox: Sandbox, home: Path) -> dict[str, Any]:
         await run.stop(5)
         await other.stop(5)
     return told
-
-
-def give(sandbox: Sandbox, launch: Any, replica_id: str, *arguments: str) -> Any:
-    """The launch on this rung: its interpreter, and its folder belonging to the replica's user."""
-    owner = sandbox.owner_of(replica_id)
-    tmp = launch.work.parent / "tmp"
-    tmp.mkdir(exist_ok=True)
-    launch.work.chmod(0o700)
-    if owner is not None:
-        launch.work.parent.chmod(0o711)
-        for place in (launch.work, tmp):
-            os.chown(place, owner, owner)
-    for place in (launch.work, launch.work / MOUTH):
-        if owner is not None and place.exists():
-            os.chown(place, owner, owner)
-    _, *rest = launch.command
-    return replace(
-        launch,
-        replica_id=replica_id,
-        command=(str(sandbox.interpreter.path), *rest, *arguments),
-        writable=() if sandbox.private_tmp() else (tmp,),
-        environment={
-            **launch.environment,
-            "TMPDIR": "/tmp" if sandbox.private_tmp() else str(tmp),
-        },
-    )
 
 
 @pytest.mark.parametrize("which", LADDER, ids=lambda which: which.value)
@@ -206,32 +145,6 @@ tell(beside=bool(select.select([beside], [], [], 0)[0]))
 
 
 @pytest.mark.parametrize("which", LADDER, ids=lambda which: which.value)
-async def test_a_fork_bomb_meets_its_limit(which: Rung, home: Path) -> None:
-    sandbox = await rung(which, home)
-    code = """
-count = 0
-try:
-    while count < 2000:
-        if os.fork() == 0:
-            time.sleep(600)
-        count += 1
-except OSError:
-    pass
-tell(count=count)
-time.sleep(600)
-"""
-    runtime = ProcessRuntime(sandbox, groups=GROUPS)
-    launch = give(sandbox, launch_python(home / "apps" / "web-1", code, spoken=True), "web-1")
-    async with hear(launch) as caller:
-        limits = replace(launch.limits, pids=40)
-        run = await runtime.start(replace(launch, limits=limits), deadline=soon())
-        count = (await caller.hear())["count"]
-        await run.stop(0)
-        await caller.wait_dead()
-    assert 10 <= count <= 60
-
-
-@pytest.mark.parametrize("which", LADDER, ids=lambda which: which.value)
 async def test_an_app_finds_what_programs_need(which: Rung, home: Path) -> None:
     """Names, certificates, devices, temporary files, its own processes: else sandboxes get switched off."""
     sandbox = await rung(which, home)
@@ -283,39 +196,6 @@ print(trio.run(lambda: probe_ladder(place, seed="test", groups=groups)).rung)
         cwd=Path(__file__).parents[3],
     )
     assert done.stdout.strip() in {which.value for which in LADDER}, done.stderr
-
-
-async def test_an_app_that_eats_memory_is_ended_alone_and_the_reason_is_told(home: Path) -> None:
-    if not GROUPS.controls("memory"):
-        pytest.skip("this user may make no control groups: memory is not bounded here")
-    sandbox = bare_sandbox()
-    code = "eaten = []\nwhile True:\n    eaten.append(bytes(1 << 20).replace(b'\\0', b'x'))"
-    launch = launch_python(home / "apps" / "web-1", code)
-    launch = replace(launch, limits=replace(launch.limits, memory_bytes=64 << 20))
-    run = await ProcessRuntime(sandbox, groups=GROUPS).start(launch, deadline=soon())
-    ended = await run.wait_exit()
-    assert (ended.signal, ended.reason) == (9, "out of memory")
-    for _, root in GROUPS.roots:
-        assert not (root / "web-1").exists()
-
-
-def test_empty_control_groups_are_given_back_and_full_ones_stay() -> None:
-    groups = find_control_groups(f"test-{os.getpid()}")
-    if not groups.controls("pids"):
-        pytest.skip("this user may make no control groups")
-    limits = ResourceLimits(cpu=1.0, memory_bytes=256 << 20, disk_bytes=1 << 20)
-    folders = groups.prepare("web-1", limits)
-    groups.prepare("web-2", limits)
-    member = subprocess.Popen(["sleep", "600"])
-    for folder in folders:
-        (Path(folder) / "cgroup.procs").write_text(str(member.pid))
-    groups.release()
-    assert all(Path(folder).is_dir() for folder in folders)
-    assert not any((root / "web-2").exists() for _, root in groups.roots)
-    member.kill()
-    member.wait()
-    groups.release()
-    assert not any(root.exists() for _, root in groups.roots)
 
 
 async def test_signals_reach_the_app_through_bubblewrap(home: Path) -> None:

@@ -1,0 +1,34 @@
+"""A node's home for the tests of runtimes."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A node's home, with what must stay the node's; the mode of the folders above lets other users through."""
+    for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        above.chmod(above.stat().st_mode | 0o011)
+    home = tmp_path / "home"
+    for name in ("identity", "run", "apps/web-2/work"):
+        (home / name).mkdir(mode=0o700, parents=True)
+    (home / "identity" / "key.pem").write_text("secret")
+    (home / "identity" / "key.pem").chmod(0o600)
+    (home / "apps" / "web-2" / "work" / "data").write_text("the neighbour's")
+    (home / "apps" / "web-2" / "record.bin").write_text("the daemon's")
+    home.chmod(0o700)
+    (home / "apps").chmod(0o700)
+    (home / "apps" / "web-2").chmod(0o700)
+    listener = socket.socket(socket.AF_UNIX)
+    folder = os.open(home / "run", os.O_PATH)
+    listener.bind(f"/proc/self/fd/{folder}/daemon.sock")
+    os.close(folder)
+    listener.listen()
+    yield home
+    listener.close()

@@ -48,6 +48,7 @@ class Shim:
         self.folder = folder
         self.spec = spec
         self.run_id = str(spec["run"])
+        self.forsaken = False  # no daemon came back: what it would tidy up is ours to tidy up
         self.exclusive = bool(spec["exclusive"])
         self.limit_s = float(spec["renewal_limit_s"])
         self.entitled = float(spec["entitled"])
@@ -188,6 +189,7 @@ class Shim:
 
     def check_lease(self) -> None:
         if not self.kill_at and boottime() >= self.entitled + self.limit_s:
+            self.forsaken = True
             # An exclusive app may run elsewhere soon: no grace for it.
             self.end(f"no daemon for {self.limit_s:g} s", 0.0 if self.exclusive else 10.0)
 
@@ -292,6 +294,8 @@ class Shim:
         _remove_folder(self.secrets_folder)
         for path in self.cgroups:
             _remove_folder(path)
+            if self.forsaken:
+                _remove_folder(os.path.dirname(path))  # noqa: PTH120 - the node's own, when the last of its runs goes
         self.control.close(self.status())
 
     # --- output and information ----------------------------------------------------------------------------------

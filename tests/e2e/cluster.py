@@ -21,6 +21,7 @@ from cli.demo import kill_tree
 from daemon.client import Client
 from daemon.home import Home, daemon_pid
 from mesh.errors import FreecloudError
+from tests.e2e.leftovers import node_id, remove_groups
 
 T = TypeVar("T")
 
@@ -119,8 +120,10 @@ class Daemon:
     def destroy(self) -> None:
         """What a power cut would leave: nothing of this node runs."""
         pid = self.pid
+        known = node_id(self.home)
         if pid is not None:
             kill_tree(DemoNode(self.name, self.home), pid)
+        remove_groups(known)
 
     def get(self, app: str, path: str = "/", *, timeout: float = 10.0) -> tuple[int, dict[str, str], bytes]:
         """One request through this node's ingress, retrying nothing."""

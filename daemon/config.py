@@ -21,7 +21,7 @@ LABEL_KEY = re.compile(r"[A-Za-z0-9._/-]{1,63}")
 DEFAULT_ADDRESS = {"mesh": "127.0.0.1:6700", "http": "127.0.0.1:6780", "ingress": "127.0.0.1:6781"}
 """Ports of the contract. Loopback unless told otherwise."""
 
-SANDBOXES = ("auto", "bubblewrap", "uid", "landlock")
+SANDBOXES = ("auto", "bubblewrap", "uid", "landlock", "none")
 
 SETTINGS = ("name", "zone", "provider", "listen", "advertise", "http", "ingress", "sandbox", "unsandboxed", "labels")
 

@@ -95,12 +95,12 @@ async def probe_ladder(
         folder: Where replicas will live; the probes use a folder of their own in it.
         seed: The node's id: with it, uids differ between nodes of one machine.
         groups: The control groups that this node may make.
-        only: The one rung that the owner wants; None: the best that holds.
+        only: The one rung that the owner wants, which may be none; None: the best that holds.
         unsandboxed: The owner accepts that nothing protects this machine from its apps; used only if no rung holds.
     """
     await trio.to_thread.run_sync(lambda: folder.mkdir(mode=0o700, parents=True, exist_ok=True))
     reasons: list[tuple[Rung, str]] = []
-    for rung in LADDER if only is None else (only,):
+    for rung in LADDER if only is None else {only} - {Rung.NONE}:
         sandbox, why = await probe_rung(rung, folder, seed=seed, groups=groups)
         if sandbox is not None:
             return Probed(sandbox, tuple(reasons))

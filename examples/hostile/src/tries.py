@@ -67,7 +67,7 @@ def in_child(action: Callable[[], Any]) -> bool:
 
 
 def read_the_nodes_key() -> Any:
-    with open(f"{HOME}/identity/key.pem") as file:
+    with open(f"{HOME}/identity/node.pem") as file:
         return file.read()
 
 

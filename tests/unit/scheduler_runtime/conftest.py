@@ -18,8 +18,8 @@ def home(tmp_path: Path) -> Iterator[Path]:
     home = tmp_path / "home"
     for name in ("identity", "run", "apps/web-2/work"):
         (home / name).mkdir(mode=0o700, parents=True)
-    (home / "identity" / "key.pem").write_text("secret")
-    (home / "identity" / "key.pem").chmod(0o600)
+    (home / "identity" / "node.pem").write_text("secret")
+    (home / "identity" / "node.pem").chmod(0o600)
     (home / "apps" / "web-2" / "work" / "data").write_text("the neighbour's")
     (home / "apps" / "web-2" / "record.bin").write_text("the daemon's")
     home.chmod(0o700)

@@ -4,6 +4,8 @@ Root usually may; others where the service manager delegated a subtree to them. 
 the limits of `confine.py` (processes, descriptors, file size) and the shim's own eye on memory (`shim_memory.py`).
 
     version 1   /sys/fs/cgroup/<controller>/<own path>/freecloud-<seed>/<replica>/
+                for the processor freecloud-<seed>.<replica>/: what is idle (`shim_share.py`) gives way at once to its
+                own level of the tree alone, and there the daemon is
     version 2   /sys/fs/cgroup/<own path>/freecloud-<seed>/<replica>/, the daemon itself moved to a leaf beside it,
                 because there a group either has members or hands on controllers
 
@@ -23,6 +25,8 @@ from scheduler.runtimes.procfs import numbers_in
 from scheduler.runtimes.runtime import ResourceLimits
 
 CONTROLLERS = ("memory", "pids", "cpu")
+ACCOUNTING = "cpuacct"
+"""Of version 1, where `cpu` alone does not tell what was used."""
 
 MEMORY_BYTES_MIN = 32 * 1024 * 1024
 """Less would not hold the stages before the app."""
@@ -49,7 +53,7 @@ class ControlGroups:
         """Make the groups of one run, with its limits; returns their folders. Empty groups left over are reused."""
         folders = []
         for name, root in self.roots:
-            folder = root / group
+            folder = folder_of(name, root, group)
             folder.mkdir(parents=True, exist_ok=True)
             for file, value in _settings(name, limits):
                 (folder / file).write_text(value)
@@ -59,8 +63,13 @@ class ControlGroups:
 
     def release(self) -> None:
         """Remove every group that is empty, the node's own at last: at the end of a node, and safe at any time."""
-        for _, root in self.roots:
-            _remove_empty(root)
+        for name, root in self.roots:
+            _remove_empty(name, root)
+
+
+def folder_of(controller: str, root: Path, group: str) -> Path:
+    """The group of this name for this controller."""
+    return root.with_name(f"{root.name}.{group}") if controller == "cpu" else root / group
 
 
 NO_CONTROL_GROUPS = ControlGroups(())
@@ -80,9 +89,12 @@ def find_control_groups(seed: str) -> ControlGroups:
                 _delegate(mount / own.lstrip("/"))
                 roots.append(("v2", root))
             else:
-                roots.extend((name, root) for name in controllers if name in CONTROLLERS)
-            _remove_empty(root)
+                roots.extend((name, root) for name in controllers)
+            for name in controllers:
+                _remove_empty(name, root)
             root.mkdir(exist_ok=True)
+            if controllers == ("cpu",):
+                root.rmdir()  # there the replicas' groups stand beside it, not in it
             if controllers == ("v2",):
                 (root / "cgroup.subtree_control").write_text("+memory +pids +cpu")
         except OSError:
@@ -103,7 +115,9 @@ def _hierarchies() -> Iterator[tuple[tuple[str, ...], Path, str]]:
         if kind == "cgroup2" and place == Path("/sys/fs/cgroup"):
             yield ("v2",), place, own.get(("",), "/")
         elif kind == "cgroup":
-            names = tuple(sorted(set(options.split(",")) & set(CONTROLLERS)))
+            names = tuple(sorted(set(options.split(",")) & {*CONTROLLERS, ACCOUNTING}))
+            if "cpu" in names and ACCOUNTING in names:
+                names = tuple(name for name in names if name != ACCOUNTING)  # the same group counts
             mounted = next((key for key in own if names and set(names) <= set(key)), None)
             if mounted is not None:
                 yield names, place, own[mounted]
@@ -124,9 +138,11 @@ def _delegate(group: Path) -> None:
     (group / "cgroup.subtree_control").write_text("+memory +pids +cpu")
 
 
-def _remove_empty(root: Path) -> None:
+def _remove_empty(controller: str, root: Path) -> None:
     """Groups with members refuse to go, which is what tells them from those that a killed shim left behind."""
     places = [*root.iterdir(), root] if root.is_dir() else []
+    if controller == "cpu":
+        places += root.parent.glob(f"{root.name}.*")
     for place in places:
         if place.is_dir():
             with contextlib.suppress(OSError):
@@ -140,6 +156,8 @@ def _settings(controller: str, limits: ResourceLimits) -> list[tuple[str, str]]:
             return [("memory.limit_in_bytes", memory)]
         case "pids":
             return [("pids.max", str(limits.pids))]
+        case "cpuacct":
+            return []
         case "cpu":
             return [("cpu.shares", str(max(2, round(limits.cpu * SHARES_OF_A_CORE_V1))))]
         case _:

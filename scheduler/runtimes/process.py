@@ -124,6 +124,7 @@ class ProcessRuntime:
             "entitled": launch.entitled,
             "secrets_folder": str(launch.secrets_folder or ""),
             "cgroups": groups,
+            "cores": launch.limits.cpu,
             "memory_bytes": 0 if self._groups.controls("memory") else max(launch.limits.memory_bytes, MEMORY_BYTES_MIN),
             "sockets": self._sandbox.sockets(launch),
             "log": str(launch.log),

@@ -23,6 +23,7 @@ from scheduler.runtimes.procfs import (
 from scheduler.runtimes.shim_control import Client, ControlSocket
 from scheduler.runtimes.shim_log import Flow, RotatedLog
 from scheduler.runtimes.shim_memory import MemoryWatch
+from scheduler.runtimes.shim_share import FairShare
 from scheduler.runtimes.shim_sockets import SocketBroker
 from scheduler.runtimes.shim_wire import PROTOCOL_VERSION, decode, encode, refusal
 
@@ -76,6 +77,7 @@ class Shim:
         self.leftovers = 0
         self.signals = -1
         self.sockets: SocketBroker | None = None
+        self.share = FairShare(self.cgroups, float(spec.get("cores", 1.0)))
         self.memory = MemoryWatch(int(spec["memory_bytes"])) if spec.get("memory_bytes") else None
 
     # --- starting ------------------------------------------------------------------------------------------------
@@ -180,6 +182,8 @@ class Shim:
             waits.append(self.entitled + self.limit_s - boottime())
             if self.memory:
                 waits.append(self.memory.wait_s())
+        if self.share.possible:
+            waits.append(self.share.wait_s())
         if self.output_paused:
             waits.append(self.flow.wait_s())
         pause_s = self.sockets.wait_s() if self.sockets else None
@@ -204,6 +208,8 @@ class Shim:
                 self.poll.register(fd, select.POLLIN)
         if self.sockets:
             self.sockets.check_time()
+        if self.share.possible:
+            self.share.check()
         if self.memory and not self.kill_at and self.memory.is_over():
             self.end(OUT_OF_MEMORY, 0.0)
         self.control.drop_silent()
@@ -294,8 +300,9 @@ class Shim:
         _remove_folder(self.secrets_folder)
         for path in self.cgroups:
             _remove_folder(path)
-            if self.forsaken:
-                _remove_folder(os.path.dirname(path))  # noqa: PTH120 - the node's own, when the last of its runs goes
+            parent = os.path.dirname(path)  # noqa: PTH120
+            if self.forsaken and os.path.basename(parent).startswith("freecloud-"):  # noqa: PTH119
+                _remove_folder(parent)  # the node's own, when the last of its runs goes
         self.control.close(self.status())
 
     # --- output and information ----------------------------------------------------------------------------------

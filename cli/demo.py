@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -46,6 +47,7 @@ class Node:
 
     name: str
     home: Path
+    node_id: str = ""
     addresses: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -121,7 +123,8 @@ def start(node: Node, zone: str, via: Node | None) -> None:
     done = subprocess.run(command, input=token + "\n", capture_output=True, text=True, timeout=STEP_TIMEOUT_S)
     if done.returncode != 0:
         raise FailedError(f"{node.name} did not start", why=done.stderr.strip())
-    node.addresses = json.loads(done.stdout)["addresses"]
+    told = json.loads(done.stdout)
+    node.node_id, node.addresses = told["id"], told["addresses"]
 
 
 def get(node: Node) -> str:
@@ -200,6 +203,22 @@ def stop_all(nodes: list[Node]) -> None:
         pid = daemon_pid(Home(node.home)) if node.home.exists() else None
         if pid is not None:
             kill_tree(node, pid)
+    for node in nodes:
+        if node.node_id:
+            remove_groups(node.node_id)
+
+
+def remove_groups(node_id: str) -> None:
+    """The control groups of a node whose processes were all killed: a real power cut would have taken them, too."""
+    end = time.monotonic() + STEP_TIMEOUT_S
+    while time.monotonic() < end:
+        groups = [place for place, _, _ in os.walk("/sys/fs/cgroup", topdown=False) if f"/freecloud-{node_id}" in place]
+        if not groups:
+            return
+        for group in groups:
+            with contextlib.suppress(OSError):  # its last process is still on its way out
+                Path(group).rmdir()
+        time.sleep(POLL_S / 10)
 
 
 def _deploy(nodes: list[Node]) -> None:

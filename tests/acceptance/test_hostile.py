@@ -51,7 +51,9 @@ def scene(sandbox: str) -> Iterator[Scene]:
         made.deploy_neighbour()
         yield made
     finally:
+        known = leftovers.node_id(node.home)
         node.destroy()
+        assert known is None or not leftovers.groups_of(known)
         wait_until("no process has to do with the folder", lambda: not leftovers.processes_of(folder))
         shutil.rmtree(folder)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from cli import demo
 from daemon.home import Home
 from mesh.errors import FreecloudError
 from mesh.identity import load_identity
 from scheduler.replica_files import MEMORY_FOLDERS
-from scheduler.runtimes.cgroups import find_control_groups
 
 
 def node_id(home: Path) -> str | None:
@@ -23,7 +23,7 @@ def node_id(home: Path) -> str | None:
 def remove_groups(node: str | None) -> None:
     """What a real power cut would have taken away: the control groups of a node whose processes were all killed."""
     if node is not None:
-        find_control_groups(node).release()
+        demo.remove_groups(node)
 
 
 def groups_of(node: str) -> list[str]:

@@ -88,6 +88,7 @@ class Sandbox:
         sized_tmp: Whether this bubblewrap can bound a tmpfs.
         brokered: Whether the shim makes the app's internet sockets.
         scoped: Whether this kernel's Landlock can close abstract unix sockets.
+        own_network: Whether bubblewrap gives an empty network namespace, which closes them, too.
     """
 
     rung: Rung
@@ -98,6 +99,7 @@ class Sandbox:
     sized_tmp: bool = False
     brokered: bool = False
     scoped: bool = False
+    own_network: bool = False
 
     @property
     def name(self) -> str:
@@ -131,11 +133,14 @@ class Sandbox:
             groups: Folders of control groups to enter before anything else.
         """
         inner = self._inner_options(launch)
+        closed = self.scoped or self.own_network
         match self.rung:
             case Rung.BUBBLEWRAP:
                 outer: dict[str, Any] = {"death_signal": 9, "oom_score": OOM_SCORE, "umask": 0o022}
                 outer |= {"close_from": SOCKETS_FD + 1, "cgroups": groups}
                 python = str(self.interpreter.path)
+                inner["scoped"] = self.scoped
+                inner["seccomp"] = "base" if closed or not self.brokered else "no-unix"
                 return [
                     *_confine(self.shim_python, confine.__file__, outer),
                     *self._bubblewrap(launch),
@@ -150,7 +155,7 @@ class Sandbox:
                 inner["seccomp"] = "no-unix"
             case Rung.UID:
                 inner["scoped"] = self.scoped
-                inner["seccomp"] = "base" if self.scoped else "no-unix"
+                inner["seccomp"] = "base" if closed else "no-unix"
             case Rung.NONE:
                 del inner["seccomp"], inner["drop_capabilities"]
         inner |= {"death_signal": 9, "oom_score": OOM_SCORE, "cgroups": groups}
@@ -192,7 +197,7 @@ class Sandbox:
             argv += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         else:
             argv += ["--unshare-user"]
-        if self.brokered:
+        if self.own_network:
             argv += ["--unshare-net"]  # what the shim makes is of the machine's network; nothing else needs one
         argv += ["--new-session", "--die-with-parent", "--hostname", launch.replica_id]
         argv += ["--info-fd", str(INFO_FD), "--ro-bind", "/usr", "/usr"]

@@ -35,6 +35,9 @@ from scheduler.runtimes.sandbox import Interpreter, Rung, Sandbox, sandbox_witho
 
 PROBE_S_MAX = 15.0
 
+CLOSED_AND_OPEN = ((True, False), (False, False))
+"""With the shim's sockets or the app's own; with a network namespace or, as many containers have it, without."""
+
 LADDER = (Rung.BUBBLEWRAP, Rung.UID, Rung.LANDLOCK)
 
 SCRIPT = """
@@ -122,9 +125,10 @@ async def probe_rung(
         return None, missing
     why = "no Python for apps was found"
     scoped = confine.landlock_abi() >= confine.LANDLOCK_ABI_MIN
-    for brokered, interpreter in itertools.product((True, False), interpreters()):
+    networks = ((True, True), (True, False), (False, False)) if rung is Rung.BUBBLEWRAP else CLOSED_AND_OPEN
+    for (brokered, own), interpreter in itertools.product(networks, interpreters()):
         sandbox = await trio.to_thread.run_sync(_sandbox, rung, seed, interpreter)
-        sandbox = replace(sandbox, brokered=brokered, scoped=scoped)
+        sandbox = replace(sandbox, brokered=brokered, own_network=own, scoped=scoped)
         closed = _open_the_way(folder) if rung is Rung.UID else []
         why_not = await _try(sandbox, folder, groups)
         if why_not is None:

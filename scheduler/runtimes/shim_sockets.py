@@ -175,6 +175,8 @@ class SocketBroker:
             if self._owner is not None:
                 os.fchown(made.fileno(), self._owner, self._owner)  # as whose socket the kernel counts it
             self._hand_over(request, made.fileno(), os.O_CLOEXEC if kind & SOCK_CLOEXEC else 0)
+        except OSError as error:  # the app has no room for it, or is dead: then this answer finds nobody, either
+            self._answer(request, error=error.errno or EINVAL)
         finally:
             made.close()
 

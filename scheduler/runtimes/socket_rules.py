@@ -36,13 +36,18 @@ a stack of its own (SCTP, MPTCP, SMC) has ways to connect that the filter does n
 
 RESOLVER = 53
 
-LOAD_BYTE, LOAD_HALF, AND, EQUAL, GIVE = 0x30, 0x28, 0x54, 0x15, 0x06
+LOAD_BYTE, LOAD_HALF, LOAD_WORD, AND, EQUAL, GIVE = 0x30, 0x28, 0x20, 0x54, 0x15, 0x06
 NETWORK_HEADER, DEVICE_TYPE = 0xFFF00000, 0xFFFFF000 + 28
 LOOPBACK_DEVICE = 772
 SYN, SYN_ACK = 0x02, 0x12
 LINK_LOCAL_V4, LINK_LOCAL_V6, LINK_LOCAL_V6_MASK = 0xA9FE, 0xFE80, 0xFFC0
-METADATA_V6 = bytes.fromhex("fd000ec2" + "00" * 10 + "0254")
-"""fd00:ec2::254: the one metadata address that is not link-local (Amazon's)."""
+METADATA_V4 = (bytes((100, 100, 100, 200)), bytes((168, 63, 129, 16)))
+METADATA_V6 = tuple(
+    bytes.fromhex(first + "0" * (32 - len(first) - len(last)) + last)
+    for first, last in (("fd000ec2", "0254"), ("fd2000ce", "0254"), ("fd0000c1", "a9fea9fe"))
+)
+"""Metadata addresses that are not link-local: Alibaba's, Azure's (whose resolver is there, too); and by IPv6 Amazon's,
+Google's, Oracle's."""
 
 Step = tuple[int, int | str, int | str, int]
 
@@ -80,10 +85,10 @@ def is_near(address: bytes) -> bool:
             return True
         else:
             prefix = int.from_bytes(host[:2], "big")
-            return prefix & LINK_LOCAL_V6_MASK == LINK_LOCAL_V6 or host == METADATA_V6
+            return prefix & LINK_LOCAL_V6_MASK == LINK_LOCAL_V6 or host in METADATA_V6
     else:
         return False
-    return host[:1] in (b"\x7f", b"\x00") or int.from_bytes(host[:2], "big") == LINK_LOCAL_V4
+    return host[:1] in (b"\x7f", b"\x00") or int.from_bytes(host[:2], "big") == LINK_LOCAL_V4 or host in METADATA_V4
 
 
 def port_of(address: bytes) -> int:
@@ -125,14 +130,19 @@ def _datagram() -> list[Step | str]:
 
 def _from_near() -> list[Step | str]:
     """Drops what came from near, and falls through to what follows with the rest."""
-    v6_words = [int.from_bytes(METADATA_V6[at : at + 2], "big") for at in range(0, 16, 2)]
     lines: list[Step | str] = [
         "where from", (LOAD_HALF, 0, 0, DEVICE_TYPE), (EQUAL, "drop", 0, LOOPBACK_DEVICE),
         (LOAD_BYTE, 0, 0, NETWORK_HEADER), (AND, 0, 0, 0xF0), (EQUAL, 0, "v6", 0x40),
-        (LOAD_HALF, 0, 0, NETWORK_HEADER + 12), (EQUAL, "drop", "accept", LINK_LOCAL_V4),
+        (LOAD_HALF, 0, 0, NETWORK_HEADER + 12), (EQUAL, "drop", 0, LINK_LOCAL_V4),
+        (LOAD_WORD, 0, 0, NETWORK_HEADER + 12),
+        *[(EQUAL, "drop", 0, int.from_bytes(address, "big")) for address in METADATA_V4],
+        (EQUAL, "accept", "accept", 0),
         "v6", (LOAD_HALF, 0, 0, NETWORK_HEADER + 8), (AND, 0, 0, LINK_LOCAL_V6_MASK), (EQUAL, "drop", 0, LINK_LOCAL_V6),
     ]  # fmt: skip
-    for number, word in enumerate(v6_words):
-        last = number == len(v6_words) - 1
-        lines += [(LOAD_HALF, 0, 0, NETWORK_HEADER + 8 + 2 * number), (EQUAL, "drop" if last else 0, "accept", word)]
-    return [*lines, "drop", (GIVE, 0, 0, 0)]
+    for address in METADATA_V6:
+        other = f"not {address.hex()}"
+        for at in range(0, 16, 4):
+            word = int.from_bytes(address[at : at + 4], "big")
+            lines += [(LOAD_WORD, 0, 0, NETWORK_HEADER + 8 + at), (EQUAL, "drop" if at == 12 else 0, other, word)]
+        lines.append(other)
+    return [*lines, (EQUAL, "accept", "accept", 0), "drop", (GIVE, 0, 0, 0)]

@@ -1,6 +1,6 @@
 # ruff: noqa: PTH100, PTH108, PTH111, PTH116, PTH123, PTH208
 # Plain system calls on purpose: that is what an intruder makes.
-"""Forty-three things that an app must not be able to do to the machine that runs it, each as a function.
+"""Forty-four things that an app must not be able to do to the machine that runs it, each as a function.
 
 A try returns something true when it got what it wanted, and raises or returns something false when it did not. What
 it aims at comes in by the environment, so that a test can put a target there and see each try succeed without a
@@ -17,6 +17,7 @@ sandbox; without it, sensible guesses are made:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import mmap
@@ -24,6 +25,7 @@ import os
 import resource
 import select
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -211,10 +213,10 @@ def connected(address: str, port: int) -> bool:
         return True
 
 
-def said_without_connecting(address: str, port: int) -> bool:
+def said_without_connecting(address: str, port: int, talk: socket.socket | None = None) -> bool:
     """The connection is begun by the first bytes sent: no system call is told an address but `sendto`."""
     request = b"GET / HTTP/1.0\r\n\r\n"
-    with socket.socket() as talk:
+    with talk or socket.socket() as talk:
         talk.setblocking(False)
         try:
             talk.sendto(request, socket.MSG_FASTOPEN, (address, port))
@@ -240,6 +242,17 @@ def talk_to_a_neighbour_by_no_address() -> bool:
 
 def talk_to_a_neighbour_without_connecting() -> bool:
     return said_without_connecting("127.0.0.1", PORTS["neighbour"])
+
+
+def talk_to_a_neighbour_with_the_filter_off() -> bool:
+    """Off, or replaced by one that lets everything pass, or by the kernel's newer kind."""
+    everything = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0xFFFFFFFF))
+    program = struct.pack("@HP", 1, ctypes.addressof(everything))
+    with socket.socket() as talk:
+        for option, value in ((44, 0), (27, 0), (26, program), (27, 0), (44, 0)):
+            with contextlib.suppress(OSError):
+                talk.setsockopt(socket.SOL_SOCKET, option, value)
+        return said_without_connecting("127.0.0.1", PORTS["neighbour"], talk)
 
 
 def ask_a_neighbour_by_datagram() -> bool:
@@ -341,6 +354,7 @@ NETWORK: tuple[Callable[[], Any], ...] = (
     talk_to_a_neighbours_port_by_ipv6,
     talk_to_a_neighbour_by_no_address,
     talk_to_a_neighbour_without_connecting,
+    talk_to_a_neighbour_with_the_filter_off,
     ask_a_neighbour_by_datagram,
     take_over_a_neighbours_port,
     talk_to_the_api,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import re
@@ -74,6 +75,21 @@ async def test_an_app_gets_nowhere_on_this_rung(which: Rung, home: Path) -> None
     assert (home / "apps" / "web-2" / "work" / "data").read_text() == "the neighbour's"
 
 
+@pytest.mark.parametrize("scoped", [True, False], ids=["landlock scope", "no unix sockets"])
+async def test_bubblewrap_without_a_network_namespace_holds_as_well(scoped: bool, home: Path) -> None:
+    """Many containers give none; older kernels' Landlock knows no scopes."""
+    sandbox = await rung(Rung.BUBBLEWRAP, home)
+    if scoped and not sandbox.scoped:
+        pytest.skip("no Landlock scopes in this kernel")
+    told = await run_tries(replace(sandbox, own_network=False, scoped=scoped), home)
+    assert {name: got for name, got in told.items() if got == "got it"} == {}
+
+
+async def test_an_own_user_without_landlock_has_no_unix_sockets(home: Path) -> None:
+    told = await run_tries(replace(await rung(Rung.UID, home), scoped=False), home)
+    assert {name: got for name, got in told.items() if got == "got it"} == {}
+
+
 @pytest.mark.root
 async def test_without_a_sandbox_the_same_program_gets_what_it_wants(home: Path) -> None:
     """Else the tries would prove nothing."""
@@ -90,7 +106,7 @@ async def test_where_the_kernel_cannot_close_the_network_the_rung_says_so_and_th
     which: Rung, home: Path
 ) -> None:
     """What closes it is the shim's sockets alone; the rest of the rung holds without them."""
-    sandbox = replace(await rung(which, home), brokered=False)
+    sandbox = replace(await rung(which, home), brokered=False, own_network=False, scoped=False)
     assert sandbox.name == f"{which.value}, open network"
     told = await run_tries(sandbox, home)
     got = {name for name, got in told.items() if got == "got it"}
@@ -107,8 +123,10 @@ async def test_an_app_reaches_what_is_far_and_is_reached_at_its_own_port_alone(w
         pytest.skip("needs root for a cable")
     sandbox = await rung(which, home)
     port = free_port(random.Random())
+    listening = socket.create_server(("127.0.0.1", 0))
+    stranger = listening.getsockname()[1]
     code = f"""
-import select
+import ctypes, select
 with socket.create_connection(("{FAR}", 80), 20) as talk:
     talk.sendall(b"?")
     far = talk.recv(7).decode()
@@ -119,9 +137,23 @@ inherited = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONB
 here = socket.create_server(("127.0.0.1", {port}))
 beside = socket.create_server(("127.0.0.1", 0))
 own = socket.create_connection(here.getsockname(), 5)
-here.accept()
+used, _ = here.accept()
+ctypes.CDLL(None).connect(used.fileno(), ctypes.create_string_buffer(16), 16)  # taken apart: it may go out again
+used.setblocking(False)
+try:
+    used.sendto(b"?", socket.MSG_FASTOPEN, ("127.0.0.1", {stranger}))
+except BlockingIOError:
+    pass
+again = bool(select.select([], [used], [], 1.0)[1])
+full = []
+try:
+    while True:
+        full.append(socket.socket())
+except OSError as error:
+    full = error.errno
 names = [name for _, name in socket.if_nameindex()]
-tell(far=far, mapped=mapped, inherited=inherited, beside=beside.getsockname()[1], interfaces=names)
+reached = dict(far=far, mapped=mapped, again=again)
+tell(**reached, inherited=inherited, beside=beside.getsockname()[1], interfaces=names, full=full)
 visitor, _ = here.accept()
 visitor.sendall(visitor.recv(5))
 tell(beside=bool(select.select([beside], [], [], 0)[0]))
@@ -133,15 +165,18 @@ tell(beside=bool(select.select([beside], [], [], 0)[0]))
             run = await ProcessRuntime(sandbox, groups=GROUPS).start(launch, deadline=soon())
             told = await caller.hear()
             assert (told["far"], told["mapped"], told["inherited"]) == ("secrets", "secrets", False)
+            assert not told["again"]
+            assert told["full"] == errno.EMFILE
             assert "eth0" in told["interfaces"] or len(told["interfaces"]) > 1
-            with socket.socket() as stranger:
-                stranger.setblocking(False)
-                stranger.connect_ex(("127.0.0.1", told["beside"]))
+            with socket.socket() as visitor:
+                visitor.setblocking(False)
+                visitor.connect_ex(("127.0.0.1", told["beside"]))
                 with socket.create_connection(("127.0.0.1", port), 20) as talk:
                     talk.sendall(b"hello")
                     assert talk.recv(5) == b"hello"
                 assert (await caller.hear())["beside"] is False
             await run.stop(5)
+    listening.close()
 
 
 @pytest.mark.parametrize("which", LADDER, ids=lambda which: which.value)

@@ -6,32 +6,32 @@ import argparse
 from typing import Any
 
 from cli import output
-from cli.options import client_of, verb, verbs
+from cli.options import about, client_of, verb, verbs
 from daemon.client import segment
 
 
 def configure(parser: argparse.ArgumentParser, name: str) -> None:
-    place = verbs(parser)
+    place = verbs(parser, "freecloud apps list")
     verb(place, "list", "every app", list_apps, "freecloud apps list")
     _named(place, "show", "one app, its replicas and releases", show_app, "freecloud apps show web")
     _named(place, "why", "why each replica is where it is, or is not placed", why_app, "freecloud apps why web")
     scale = _named(place, "scale", "change the number of replicas", scale_app, "freecloud apps scale web --replicas 5")
-    scale.add_argument("--replicas", type=int, required=True, metavar="N")
+    scale.add_argument("--replicas", type=int, required=True, metavar="N", help="how many it shall have")
     logs = _named(place, "logs", "what its replicas wrote, past ones too", logs_app, "freecloud apps logs web -f")
     logs.add_argument("-f", "--follow", action="store_true", help="go on as more is written")
     logs.add_argument("--lines", type=int, default=100, metavar="N", help="last lines of each replica (100)")
-    logs.add_argument("--replica", help="one replica only")
+    about(logs, "--replica", "replica", help="one replica only")
     back = _named(place, "rollback", "return to an earlier release", rollback_app, "freecloud apps rollback web --to 3")
     back.add_argument("--to", type=int, metavar="RELEASE", help="which one (the last stable one)")
     _named(place, "remove", "stop it everywhere and forget it", remove_app, "freecloud apps remove web")
     execute = _named(place, "exec", "run a command beside a replica", exec_app, "freecloud apps exec web -- env")
-    execute.add_argument("--replica", help="which one (any healthy one)")
-    execute.add_argument("words", nargs="+", metavar="COMMAND")
+    about(execute, "--replica", "replica", help="which one (any healthy one)")
+    execute.add_argument("words", nargs="+", metavar="COMMAND", help="after --, so that its flags are its own")
 
 
 def _named(place: Any, name: str, summary: str, run: Any, example: str) -> argparse.ArgumentParser:
     parser = verb(place, name, summary, run, example)
-    parser.add_argument("app")
+    about(parser, "app", "app", help="its name; see `freecloud apps list`")
     return parser
 
 
@@ -87,7 +87,7 @@ def why_app(options: argparse.Namespace) -> int:
         output.result(answer)
         return 0
     for text in answer["lines"]:
-        output.line(text)
+        output.sentence(text)
     return 0
 
 

@@ -5,26 +5,28 @@ from __future__ import annotations
 import argparse
 
 from cli import output
-from cli.options import client_of, common, duration_ms, verb, verbs
+from cli.options import about, client_of, common, duration_ms, verb, verbs
 from daemon.client import segment
 from mesh.errors import UsageError
 
 
 def configure(parser: argparse.ArgumentParser, name: str) -> None:
-    place = verbs(parser)
-    tokens = place.add_parser("tokens", help="list, create or revoke API tokens")
-    inner = verbs(tokens)
+    place = verbs(parser, "freecloud auth tokens list")
+    summary = "list, create or revoke API tokens"
+    tokens = place.add_parser("tokens", help=summary, description=summary, allow_abbrev=False)
+    inner = verbs(tokens, "freecloud auth tokens create ci --scope deploy")
     verb(inner, "list", "names and scopes, never the tokens", list_tokens, "freecloud auth tokens list")
     create = verb(inner, "create", "make one", create_token, "freecloud auth tokens create ci --scope deploy")
-    create.add_argument("name")
-    create.add_argument("--scope", action="append", choices=["read", "deploy", "data", "admin"], required=True)
+    create.add_argument("name", help="what it is for")
+    scopes = ["read", "deploy", "data", "admin"]
+    create.add_argument("--scope", action="append", choices=scopes, required=True, help="what it may do; repeat it")
     create.add_argument("--expires", metavar="TIME", help="how long it is good for (90d); never is not offered")
     revoke = verb(inner, "revoke", "refuse it from now on", revoke_token, "freecloud auth tokens revoke ab12cd34")
-    revoke.add_argument("id")
+    about(revoke, "id", "API token", help="see `freecloud auth tokens list`")
     for verb_name in ("login", "logout"):
-        later = place.add_parser(verb_name, help=argparse.SUPPRESS)
+        later = place.add_parser(verb_name, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
         common(later, _later, f"freecloud auth {verb_name}")
-        later.add_argument("--provider")
+        later.add_argument("--provider", help="whose account")
 
 
 def list_tokens(options: argparse.Namespace) -> int:

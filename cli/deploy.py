@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         checked = client.post("/v1/apps/check", {"manifest": text})
     except FreecloudError as error:
-        _underline(text, error, path)
-        raise
+        raise _placed(text, error, path) from error
     if options.plan:
         return _plan(options, client, text)
     bundle = _upload(client, path.parent / checked["source"])
@@ -48,15 +48,17 @@ def _read(path: Path) -> str:
         raise UsageError(f"{path} is not UTF-8 text") from error
 
 
-def _underline(text: str, error: FreecloudError, path: Path) -> None:
-    """Show the line of the manifest that the error is about; the daemon told where it stands."""
+def _placed(text: str, error: FreecloudError, path: Path) -> FreecloudError:
+    """The error with its place in the file, as compilers write it; a terminal is shown the line itself, too."""
     for place in getattr(error, "__notes__", ()):
         number, column = (int(part) for part in place.split(":"))
-        lines = text.splitlines()
-        if 0 < number <= len(lines):
-            output.note(f"{path}:{number}:{column}")
-            output.note(f"  {lines[number - 1]}")
-            output.note("  " + " " * (column - 1) + "^")
+        lines = text.split("\n")
+        if sys.stderr.isatty() and 0 < number <= len(lines):
+            line = lines[number - 1].expandtabs(1)
+            output.note(f"  {line}\n  {' ' * (column - 1)}^", as_is=True)
+        what = f"{path}:{number}:{column}: {error.what}"
+        return UsageError(what, why=error.why, hint=error.hint, code=error.stable_code)
+    return error
 
 
 def _plan(options: argparse.Namespace, client: Client, text: str) -> int:
@@ -65,7 +67,7 @@ def _plan(options: argparse.Namespace, client: Client, text: str) -> int:
         output.result(plan)
         return 0
     for step in plan["steps"]:
-        output.line(f"{step['sign']} {step['text']}")
+        output.sentence(step["text"], mark=step["sign"])
     for reason in plan["reasons"]:
         output.note(f"  {reason}")
     if not plan["steps"]:
@@ -106,5 +108,5 @@ def _follow(options: argparse.Namespace, client: Client, request: dict[str, Any]
     if not options.json:
         output.note(f"freecloud: {final.get('text', 'the deploy did not end')}")
         for log_line in final.get("log", []):
-            output.note(f"  | {log_line}")
+            output.note(f"  | {log_line}", as_is=True)
     return 1

@@ -24,8 +24,8 @@ def run(options: argparse.Namespace) -> int:
         output.result({"findings": findings})
     else:
         for finding in findings:
-            text = f" {finding['text']}" + (f" — {finding['hint']}" if finding["hint"] else "")
-            output.line(text, mark="ok" if finding["ok"] else "!!", colour="green" if finding["ok"] else "red")
+            text = finding["text"] + (f" — {finding['hint']}" if finding["hint"] else "")
+            output.sentence(text, mark="ok" if finding["ok"] else "!!", colour="green" if finding["ok"] else "red")
     return 0 if all(finding["ok"] for finding in findings) else 1
 
 

@@ -18,5 +18,5 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             output.result(event)
         else:
-            output.line(f"{event['kind'].ljust(18)} {event['text']}", mark=event["at"] or "-")
+            output.sentence(f"{event['kind'].ljust(18)} {event['text']}", mark=event["at"] or "-")
     return 0

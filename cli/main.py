@@ -10,9 +10,10 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn, TextIO
+from collections.abc import Iterator, Sequence
+from typing import TextIO
 
+from cli.parsing import Parser, near, walk
 from mesh.errors import FailedError, FreecloudError, UsageError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -42,13 +43,6 @@ LATER: dict[str, str] = {
     "top": "the live view",
 }
 """Names of the contract that this version does not serve yet; they are told from misspelt ones."""
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse that answers a mistake with one line and exit 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint=f"see `{self.prog} --help`")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,16 +88,20 @@ def _silence(*streams: TextIO) -> None:
 
 def _open_streams() -> None:
     """Make the three streams usable, whatever was handed over: closed ones, or an encoding without our characters."""
+    from cli import output  # noqa: F401 (registers the error handler "freecloud")
+
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 (the process's own)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="freecloud")
 
 
 def run(arguments: list[str]) -> int:
     """Dispatch; raises FreecloudError for whatever goes wrong."""
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
         return 0 if arguments else 2
@@ -112,37 +110,55 @@ def run(arguments: list[str]) -> int:
         name = "version"
     if name not in COMMANDS:
         raise _unknown(name)
-    module = importlib.import_module(COMMANDS[name][0])
+    options = parser_of(name).parse(arguments[1:])
+    status: int = options.run(options)
+    return status
+
+
+def parser_of(name: str) -> Parser:
+    """The parser of one command; nothing but that command's file is loaded for it."""
     parser = Parser(
         prog=f"freecloud {name}",
         description=COMMANDS[name][1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    module.configure(parser, name)
-    options = parser.parse_args(arguments[1:])
-    status: int = options.run(options)
-    return status
+    importlib.import_module(COMMANDS[name][0]).configure(parser, name)
+    return parser
+
+
+def all_parsers() -> Iterator[tuple[tuple[str, ...], Parser]]:
+    """Every command and every verb, with its parser."""
+    for name in COMMANDS:
+        yield from walk(parser_of(name), (name,))
 
 
 def overview() -> str:
     """What `freecloud --help` prints."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name.ljust(width)}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    from cli.layout import columns, wrapped
+
+    room = columns(sys.stdout)
+    width = max(map(len, COMMANDS)) + 4
+    lines = [
+        line
+        for name, (_, summary) in COMMANDS.items()
+        for line in wrapped(summary, room, first=f"  {name}".ljust(width), rest=" " * width)
+    ]
     return (
         "usage: freecloud COMMAND [--help]\n\n"
-        "One cloud from the machines you have. On the first:  freecloud up\n"
-        "On each other:  freecloud join TOKEN   (the token comes from  freecloud invite)\n\n" + "\n".join(lines) + "\n"
+        "One cloud from the machines you have.\n"
+        "  on the first   freecloud up, then freecloud invite\n"
+        "  on each other  freecloud join TOKEN\n\n" + "\n".join(lines) + "\n"
     )
 
 
 def _unknown(name: str) -> UsageError:
     if name in LATER:
         return UsageError(f"`freecloud {name}` is not in this version", why=f"{LATER[name]} comes with a later one")
-    import difflib
-
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean `freecloud {near[0]}`?" if near else "see `freecloud --help`"
+    if name.startswith("-"):
+        return UsageError(f"{name} stands before the command", hint="flags follow it: freecloud COMMAND --flag")
+    meant = near(name, list(COMMANDS))
+    hint = f"did you mean `freecloud {meant}`?" if meant else "see `freecloud --help`"
     return UsageError(f"there is no command {name!r}", hint=hint)
 
 

@@ -5,29 +5,29 @@ from __future__ import annotations
 import argparse
 
 from cli import output
-from cli.options import client_of, verb, verbs
+from cli.options import about, client_of, verb, verbs
 from daemon.client import segment
 from mesh.errors import UsageError
 
 
 def configure(parser: argparse.ArgumentParser, name: str) -> None:
-    place = verbs(parser)
+    place = verbs(parser, "freecloud nodes list")
     verb(place, "list", "every member", list_nodes, "freecloud nodes list")
     show = verb(place, "show", "one member in full", show_node, "freecloud nodes show laptop")
-    show.add_argument("name")
+    about(show, "name", "node", help="its name, or its id")
     why = verb(place, "why", "who thinks it is down, since when, by which probes", why_node, "freecloud nodes why pi")
-    why.add_argument("name")
+    about(why, "name", "node", help="its name, or its id")
     remove = verb(place, "remove", "remove a member for good", remove_node, "freecloud nodes remove old-laptop")
-    remove.add_argument("name")
+    about(remove, "name", "node", help="its name, or its id")
     remove.add_argument("--force", metavar="NODE-ID", help="even if that leaves no quorum; type the node's id")
     drain = verb(place, "drain", "move its apps away, place nothing new", drain_node, "freecloud nodes drain pi")
-    drain.add_argument("name")
+    about(drain, "name", "node", help="its name, or its id")
     drain.add_argument("--off", action="store_true", help="take it back into service")
     label = verb(place, "label", "set labels; an empty value removes", label_node, "freecloud nodes label pi disk=ssd")
-    label.add_argument("name")
+    about(label, "name", "node", help="its name, or its id")
     label.add_argument("labels", nargs="+", metavar="K=V")
     add = verb(place, "add", "make a node at a provider", add_node, "freecloud nodes add --provider render --token -")
-    add.add_argument("--provider", required=True)
+    add.add_argument("--provider", required=True, help="who runs it")
     add.add_argument("--token", help='"-" reads it from stdin')
 
 
@@ -66,7 +66,7 @@ def why_node(options: argparse.Namespace) -> int:
     if options.json:
         output.result(answer)
         return 0
-    output.line(answer["summary"])
+    output.sentence(answer["summary"])
     rows = [[entry["at"], entry["kind"], entry["by"] or "-", entry["text"]] for entry in answer["story"]]
     output.table(["at", "what", "by", "how"], rows)
     return 0

@@ -24,9 +24,10 @@ def common(parser: argparse.ArgumentParser, run: Run, example: str) -> None:
     parser.set_defaults(run=run)
 
 
-def verbs(parser: argparse.ArgumentParser) -> Any:
+def verbs(parser: argparse.ArgumentParser, example: str) -> Any:
     """The place for a command's verbs: `nodes list`, `apps scale`."""
-    parser.epilog = f"example:\n  {parser.prog} VERB --help"
+    parser.epilog = f"example:\n  {example}"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser.add_subparsers(dest="verb", metavar="VERB", required=True, title="verbs")
 
 
@@ -41,6 +42,13 @@ def verb(place: Any, name: str, summary: str, run: Run, example: str) -> argpars
     )
     common(parser, run, example)
     return parser
+
+
+def about(parser: argparse.ArgumentParser, name: str, subject: str, **details: Any) -> argparse.Action:
+    """An argument that names a thing of this kind (see `completion.SUBJECTS`), so that the shell can offer those."""
+    action = parser.add_argument(name, **details)
+    action.about = subject  # type: ignore[attr-defined]
+    return action
 
 
 def home_of(options: argparse.Namespace) -> Path:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
-import shutil
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cli.layout import GAP, columns, fitted, wrapped
 from mesh.errors import EXIT_STATUS, FreecloudError
 
 COLOURS = {"red": "31", "green": "32", "yellow": "33", "dim": "2", "bold": "1"}
@@ -30,9 +31,26 @@ STATE_COLOURS = {
 }
 
 
+PLAIN = {"—": "-", "–": "-", "…": "...", "’": "'", "“": '"', "”": '"', "·": "-", "→": "->", "≥": ">=", "≤": "<="}
+"""What our own sentences hold beyond ASCII, for a terminal that cannot show it."""
+
+
+def _in_plain(error: UnicodeError) -> tuple[str, int]:
+    """For a terminal whose encoding lacks a character: its plain likeness, or its number."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(PLAIN.get(char) or _visible(char) for char in text), error.end
+
+
+codecs.register_error("freecloud", _in_plain)
+
+
 def result(document: Any) -> None:
     """Print one document for a program; control characters are escaped, for it may be a terminal that reads it."""
-    text = json.dumps(document, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False)
+    # An encoding without some character must not put another in its place: JSON has escapes for that.
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(document, indent=2 if sys.stdout.isatty() else None, ensure_ascii=not unicode)
     if not text.isprintable():
         text = "".join(char if char == "\n" or _is_harmless(char) else _in_json(char) for char in text)
     sys.stdout.write(text + "\n")
@@ -40,15 +58,30 @@ def result(document: Any) -> None:
 
 
 def line(text: str, *, mark: str = "", colour: str = "dim") -> None:
-    """Print one line of result, perhaps with something before it in a colour."""
+    """Print one line of result as it is, perhaps with something before it in a colour."""
     before = paint(clean(mark), colour) + " " if mark else ""
     sys.stdout.write(before + clean(text) + "\n")
     sys.stdout.flush()
 
 
-def note(text: str) -> None:
-    """Tell the person something that is not the result."""
-    sys.stderr.write(clean(text) + "\n")
+def sentence(text: str, *, mark: str = "", colour: str = "dim") -> None:
+    """Print a line that a person reads: on a terminal it is broken between words, what follows stands indented."""
+    mark = clean(mark)
+    lines = [clean(text)]
+    if sys.stdout.isatty():
+        lines = wrapped(lines[0], columns(sys.stdout) - (len(mark) + 1 if mark else 0), rest="  ")
+    before = paint(mark, colour) + " " if mark else ""
+    after = " " * (len(mark) + 1 if mark else 0)
+    sys.stdout.write(before + f"\n{after}".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str, *, as_is: bool = False) -> None:
+    """Tell the person something that is not the result; `as_is` what stands in columns, or is somebody else's."""
+    text = clean(text)
+    if sys.stderr.isatty() and not as_is:
+        text = "\n".join(part for whole in text.split("\n") for part in wrapped(whole, columns(sys.stderr), rest="  "))
+    sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
@@ -79,42 +112,33 @@ def _in_json(char: str) -> str:
 
 
 def _visible(char: str) -> str:
-    return f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
+    number = ord(char)
+    if number < 256:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 65_536 else f"\\U{number:08x}"
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str = "") -> None:
-    """Print rows under headings; on a terminal the widest column gives way, into a pipe nothing is cut."""
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str = "") -> None:
+    """Print rows under headings; on a terminal they are fitted to its width, into a pipe each is one line."""
     if not rows:
         if empty:
             note(empty)
         return
+    names = [name.upper() for name in headings]
     cleaned = [[clean(cell).replace("\n", " ") for cell in row] for row in rows]
-    widths = [max(len(name), *(len(row[i]) for row in cleaned)) for i, name in enumerate(columns)]
-    if sys.stdout.isatty():
-        _fit(widths, [len(name) for name in columns], shutil.get_terminal_size().columns)
-    heading = _row([name.upper() for name in columns], widths)
-    sys.stdout.write(paint(heading, "dim") + "\n")
-    for row in cleaned:
-        sys.stdout.write(_row(row, widths, colour=True) + "\n")
+    room = columns(sys.stdout) if sys.stdout.isatty() else 1_000_000
+    lines = fitted(names, cleaned, room)
+    heading, _ = next(lines)
+    sys.stdout.write(paint(GAP.join(heading).rstrip(), "dim") + "\n")
+    for cells, below in lines:
+        shown = [_coloured(cell) for cell in cells[:-1]] + [_coloured(cells[-1].rstrip())]
+        sys.stdout.write("\n".join([GAP.join(shown).rstrip(), *below]) + "\n")
     sys.stdout.flush()
 
 
-def _fit(widths: list[int], least: list[int], room: int) -> None:
-    while sum(widths) + 2 * (len(widths) - 1) > room:
-        widest = max(range(len(widths)), key=lambda i: widths[i])
-        if widths[widest] <= max(least[widest], 6):
-            return
-        widths[widest] -= 1
-
-
-def _row(cells: Sequence[str], widths: Sequence[int], *, colour: bool = False) -> str:
-    parts = []
-    for cell, width in zip(cells, widths, strict=True):
-        shown = cell if len(cell) <= width else cell[: max(width - 1, 1)] + "…"
-        padded = shown.ljust(width)
-        name = STATE_COLOURS.get(cell) if colour else None
-        parts.append(paint(padded, name) if name else padded)
-    return "  ".join(parts).rstrip()
+def _coloured(cell: str) -> str:
+    name = STATE_COLOURS.get(cell.rstrip())
+    return paint(cell, name) if name else cell
 
 
 def paint(text: str, colour: str) -> str:
@@ -125,10 +149,15 @@ def paint(text: str, colour: str) -> str:
 
 
 def fields(pairs: Mapping[str, str]) -> None:
-    """Print `name  value` lines."""
-    width = max((len(name) for name in pairs), default=0)
+    """Print `name  value` lines; on a terminal a long value goes on below itself."""
+    size = max((len(name) for name in pairs), default=0)
+    terminal = sys.stdout.isatty()
     for name, value in pairs.items():
-        line(f"{name.ljust(width)}  {value}")
+        first = f"{name.ljust(size)}{GAP}"
+        text = clean(value)
+        lines = wrapped(text, columns(sys.stdout), first=first, rest=" " * len(first)) if terminal else [first + text]
+        sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
 
 
 def age(seconds: float | None) -> str:
@@ -156,8 +185,7 @@ class Progress:
             return
         self._last = text
         if self._live:
-            width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write("\r\x1b[K" + text[:width])
+            sys.stderr.write("\r\x1b[K" + text[: columns(sys.stderr) - 1])
         else:
             sys.stderr.write(text + "\n")
         sys.stderr.flush()

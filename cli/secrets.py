@@ -7,18 +7,18 @@ import getpass
 import sys
 
 from cli import output
-from cli.options import client_of, verb, verbs
+from cli.options import about, client_of, verb, verbs
 from daemon.client import segment
 from mesh.errors import UsageError
 
 
 def configure(parser: argparse.ArgumentParser, name: str) -> None:
-    place = verbs(parser)
+    place = verbs(parser, "freecloud secrets list")
     put = verb(place, "set", "set a secret; its value comes from stdin", set_secret, "freecloud secrets set KEY < file")
-    put.add_argument("name")
+    about(put, "name", "secret", help="as app.yaml names it")
     verb(place, "list", "names, never values", list_secrets, "freecloud secrets list")
     remove = verb(place, "rm", "remove a secret", remove_secret, "freecloud secrets rm KEY")
-    remove.add_argument("name")
+    about(remove, "name", "secret", help="as app.yaml names it")
 
 
 def set_secret(options: argparse.Namespace) -> int:

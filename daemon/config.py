@@ -113,8 +113,12 @@ def _read_toml(path: Path) -> dict[str, object]:
         content = path.read_text()
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}", why=str(error)) from error
+    except NotADirectoryError as error:
+        raise UsageError(f"cannot use {path.parent} as home", why="no folder", hint="choose another --home") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}", why=error.strerror or "", hint="choose another --home") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text", why=f"byte {error.start} of it") from error
     try:
         values = tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:

@@ -111,7 +111,9 @@ def _try_bind(name: str, host: str, port: int) -> list[socket.socket] | None:
         if error.errno == errno.EADDRINUSE:
             return None
         raise UsageError(
-            f"cannot listen on {host}:{port}", why=os.strerror(error.errno or 0) if error.errno else str(error)
+            f"cannot listen on {host}:{port}",
+            why=(error.strerror or str(error)).lower(),
+            hint=f"give --{_flag(name)} an address of this machine",
         ) from error
     for one in opened:
         one.setblocking(False)

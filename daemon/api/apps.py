@@ -244,7 +244,9 @@ async def app_logs(call: Call) -> Response:
 async def _logs(services: Services, request: LogsRequest, emit: Emit) -> None:
     deadline = math.inf if request.follow else deadline_in(LOG_LINES_S)
     names = {member.node_id: member.name for member in services.ledger.state.members.values()}
-    found = request.app in services.ledger.state.apps
+    state = services.ledger.state
+    app = request.app in state.apps
+    found = request.replica_id in state.assignments if request.replica_id else app
     async with services.logs.gather(request, _reachable(services), deadline=deadline) as pieces:
         async for piece in pieces:
             if piece.error is not None:
@@ -254,6 +256,9 @@ async def _logs(services: Services, request: LogsRequest, emit: Emit) -> None:
                 replica_id = piece.lines.replica_id if piece.lines else ""
                 text = escape_controls(line.text)
                 await emit({"replica": replica_id, "at": when(line.at_ms), "stream": line.stream, "text": text})
+    if not found and app:
+        hint = f"see `freecloud apps show {request.app}`"
+        raise MissingError(f"{request.app} has no replica {request.replica_id!r}, and no logs of one", hint=hint)
     if not found:
         raise MissingError(f"no app {request.app!r}, and no logs of one", hint="see `freecloud apps list`")
 

@@ -26,7 +26,7 @@ from mesh.errors import EXIT_STATUS, Kind, UsageError, error_classes
         (["db", "query"], 2, "not in this version"),
         (["deploy"], 2, "--manifest"),
         (["deploy", "--manifest", "/nowhere.yaml"], 2, "cannot read"),
-        (["nodes", "lst"], 2, "invalid choice"),
+        (["nodes", "lst"], 2, "did you mean `freecloud nodes list`"),
         (["status", "--frob"], 2, "--frob"),
         (["status"], 5, "freecloud up"),
         (["invite", "--untrusted"], 2, "not in this version"),

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cli import output
 from cli.main import COMMANDS, parser_of
 from cli.options import client_of
 from cli.parsing import flags_of, verbs_of
-from daemon.client import Client
+from daemon.client import Client, segment
 from mesh.errors import FreecloudError, UsageError
 
 SCRIPT = """\
@@ -42,19 +42,20 @@ ANSWER_S = 2.0
 PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """What is offered of the mesh's names: a shell has no meaning for it."""
 
-Ask = Callable[[Client], list[str]]
+Ask = Callable[[Client, Mapping[str, str]], list[str]]
+"""(daemon, the arguments given so far) -> names."""
 
 
 def _names(path: str, rows: str, key: str = "name") -> Ask:
-    def ask(client: Client) -> list[str]:
+    def ask(client: Client, given: Mapping[str, str]) -> list[str]:
         return [str(row[key]) for row in client.call("GET", path, timeout=ANSWER_S)[rows]]
 
     return ask
 
 
-def _replicas(client: Client) -> list[str]:
-    apps = client.call("GET", "/v1/apps", timeout=ANSWER_S)["apps"]
-    return [str(replica["id"]) for app in apps for replica in app.get("placed", [])]
+def _replicas(client: Client, given: Mapping[str, str]) -> list[str]:
+    app = client.call("GET", f"/v1/apps/{segment(given.get('app', ''))}", timeout=ANSWER_S)
+    return [str(replica["id"]) for replica in app["placed"]]
 
 
 SUBJECTS: dict[str, Ask] = {
@@ -103,7 +104,7 @@ def candidates(before: Sequence[str]) -> list[str]:
             action = parser._option_string_actions.get(word)
             wanted = action if action is not None and action.nargs is None else None
         elif places and places[0].nargs is None:
-            places.pop(0)
+            given[places.pop(0).dest] = word
     if wanted is not None:
         return _values(wanted, given)
     found = list(verbs_of(parser))
@@ -120,7 +121,7 @@ def _positionals(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     ]
 
 
-def _values(action: argparse.Action, given: dict[str, str]) -> list[str]:
+def _values(action: argparse.Action, given: Mapping[str, str]) -> list[str]:
     """What one argument can be."""
     if action.choices is not None:
         return [str(choice) for choice in action.choices]
@@ -131,6 +132,6 @@ def _values(action: argparse.Action, given: dict[str, str]) -> list[str]:
         return []
     options = argparse.Namespace(home=given.get("home"), node=given.get("node"))
     try:
-        return [name for name in ask(client_of(options)) if PLAIN_WORD.fullmatch(name)]
+        return [name for name in ask(client_of(options), given) if PLAIN_WORD.fullmatch(name)]
     except (FreecloudError, UsageError, KeyError, TypeError):
         return []  # no daemon, or none that answers now: there is nothing to offer, and nothing to say it to

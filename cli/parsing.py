@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -15,6 +16,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, hint=f"see `{self.prog} --help`")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Help is a result like any other: what cannot be written is an error, which argparse would swallow."""
+        stream = file or sys.stdout
+        stream.write(message)
+        stream.flush()
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
         """Unknown flags first: argparse tells a misspelt one as another that is missing."""

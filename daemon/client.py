@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
 from mesh.errors import FailedError, FreecloudError, Kind, ProtocolError, UnreachableError, UsageError, rebuild
 
@@ -213,8 +213,15 @@ class _Closing:
 
 
 def segment(text: str) -> str:
-    """One path segment, escaped."""
-    return quote(text, safe="")
+    """One path segment, escaped.
+
+    Raises:
+        UsageError: It is no text; an argument in another encoding than the locale's arrives so.
+    """
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{text!r} is not in this terminal's encoding", hint="look at LANG and LC_ALL") from error
 
 
 def problem_to_error(problem: Mapping[str, Any]) -> FreecloudError:
@@ -270,7 +277,9 @@ def _pieces(content: BinaryIO) -> Iterator[bytes]:
 
 def _with_query(path: str, query: Mapping[str, object] | None) -> str:
     given = {key: value for key, value in (query or {}).items() if value is not None}
-    return f"{path}?{urlencode(given)}" if given else path
+    if not given:
+        return path
+    return path + "?" + "&".join(f"{key}={segment(str(value))}" for key, value in given.items())
 
 
 def _pin_of(token: str) -> bytes:

@@ -1,10 +1,9 @@
-"""Done when, at a size that fits: the demo, joining, wrong use, apps that outlive the daemon, and failover."""
+"""Done when, at a size that fits: the demo, joining, apps that outlive the daemon, and failover."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -122,63 +121,3 @@ def app_pids(node: Daemon) -> set[int]:
 
 def healthy(node: Daemon) -> int:
     return int(node.client.get("/v1/apps/whereami")["healthy"])
-
-
-def test_wrong_use_is_one_line_that_says_what_to_do(mesh: Cluster, folder: Path) -> None:
-    (node,) = mesh.start(1)
-    again = node.run("up", "--detach")
-    assert (again.status, again.err.count("\n")) == (4, 1)
-    assert "freecloud down" in again.err
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        other = Daemon("other", folder / "other-home")
-        named = other.up("--listen", f"127.0.0.1:{port}")
-    assert named.status == 1
-    assert str(port) in named.err
-    assert named.err.count("\n") == 1
-    for words, status in (
-        (["apps", "show", "nothing"], 3),
-        (["nodes", "show", "nobody"], 3),
-        (["apps", "scale", "nothing", "--replicas", "2"], 3),
-        (["apps", "scale", "nothing", "--replicas", "many"], 2),
-    ):
-        done = node.run(*words)
-        assert done.status == status, (words, done)
-        assert done.err.count("\n") == 1
-        assert "Traceback" not in done.err
-
-
-WRONG_MANIFESTS = {
-    "name: [": 1,
-    "command: x": 1,
-    "name: Web\nsource: .\ncommand: x": 1,
-    "name: web\nsource: .\ncommand: x\nreplicas: many": 4,
-    "name: web\nsource: .\ncommand: x\nreplicas: 100000": 4,
-    "name: web\nsource: .\ncommand: x\ncolour: red": 4,
-    "name: web\nname: web\nsource: .\ncommand: x": 2,
-    "name: web\nsource: .\ncommand: x\nresources: {memory: lots}": 4,
-    "name: web\nsource: .\ncommand: x\nhealth: {interval: soon}": 4,
-    "name: web\nsource: .\ncommand: x\nruntime: cobol": 4,
-    "name: web\nsource: .\ncommand: x\nenv: [a]": 4,
-    "- web": 1,
-}
-
-
-def test_a_wrong_manifest_is_told_with_its_line(tmp_path: Path, mesh: Cluster) -> None:
-    (node,) = mesh.start(1)
-    path = tmp_path / "app.yaml"
-    for text, line in WRONG_MANIFESTS.items():
-        path.write_text(text)
-        done = node.run("deploy", "--manifest", str(path))
-        assert done.status == 2, text
-        assert f"{path}:{line}:" in done.err, text
-        assert "Traceback" not in done.err
-
-
-def test_status_into_a_pipe_has_no_colours_and_json_is_one_document(mesh: Cluster) -> None:
-    (node,) = mesh.start(1)
-    done = node.run("status")
-    assert "\x1b" not in done.out
-    assert node.run("status", "--json").json["quorum"]["has_quorum"]

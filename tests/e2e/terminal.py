@@ -37,10 +37,11 @@ def in_terminal(
     columns: int = 80,
     home: Path | None = None,
     environment: Mapping[str, str] | None = None,
+    prompt: str = "",
     typed: str = "",
     timeout: float = 60.0,
 ) -> Shown:
-    """Run the command with all three of its streams on a terminal; `typed` is what somebody types into it."""
+    """Run the command with all three of its streams on a terminal; somebody types once the prompt is there."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     ruling = ("FREECLOUD_", "COLUMNS", "NO_COLOR")
@@ -58,9 +59,11 @@ def in_terminal(
     )
     os.close(theirs)
     try:
+        raw = b""
         if typed:
+            raw = _all_of(ours, time.monotonic() + timeout, until=prompt.encode())
             os.write(ours, typed.encode())
-        raw = _all_of(ours, time.monotonic() + timeout)
+        raw += _all_of(ours, time.monotonic() + timeout)
         return Shown(process.wait(timeout=timeout), raw.decode(errors="replace"))
     finally:
         process.kill()
@@ -68,10 +71,12 @@ def in_terminal(
         os.close(ours)
 
 
-def _all_of(terminal: int, end: float) -> bytes:
-    """What arrives until the other side is closed (which Linux tells as EIO)."""
+def _all_of(terminal: int, end: float, until: bytes | None = None) -> bytes:
+    """What arrives until these bytes came, or until the other side is closed (which Linux tells as EIO)."""
     received = bytearray()
     while (left := end - time.monotonic()) > 0:
+        if until is not None and until in received:
+            return bytes(received)
         ready, _, _ = select.select([terminal], [], [], left)
         if not ready:
             break

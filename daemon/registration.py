@@ -95,7 +95,7 @@ class Registration:
         with trio.move_on_after(NO_QUORUM_S):
             await self._decided.wait()
         quorum = ledger.quorum()
-        if quorum.reachable - self.doubt.doubted >= quorum.needed:
+        if len(quorum.reached) - self.doubt.doubted >= quorum.needed:
             with trio.move_on_after(REGISTER_S):
                 await self._decided.wait()
 

@@ -12,8 +12,8 @@ from daemon.ready import say
 from daemon.standing import removed
 from daemon.version import FEATURE_LEVEL
 from mesh.admission import JoinProfile, join
-from mesh.errors import DamagedError, FreecloudError
-from mesh.identity import Identity
+from mesh.errors import DamagedError, FreecloudError, MissingError
+from mesh.identity import RESTORE, Identity, create_identity, load_identity
 from mesh.invite import InviteToken, decode_token
 
 JOIN_TIMEOUT_S = 30.0
@@ -97,3 +97,14 @@ def profile_of(config: Config, identity: Identity, boot: BootMark, mesh_address:
         boot_nonce=boot.nonce,
         feature_level=FEATURE_LEVEL,
     )
+
+
+def identity_of(home: Home) -> Identity:
+    """The identity that lies in this home; the first start makes it."""
+    try:
+        return load_identity(home.identity)
+    except MissingError:
+        if home.mesh.exists() or any(home.log.iterdir()):
+            # What lies here is sealed under that key; a new one would make it a stranger in its own home.
+            raise DamagedError(f"the key of this node is gone from {home.identity}", hint=RESTORE) from None
+        return create_identity(home.identity)

@@ -7,6 +7,8 @@ import os
 import socket
 from dataclasses import dataclass
 
+import trio
+
 from daemon.config import DEFAULT_ADDRESS, Config, is_loopback, split_address
 from daemon.home import Home, load_ports, save_ports
 from mesh.errors import FailedError, UsageError
@@ -140,3 +142,8 @@ def _address_of(host: str, bound: socket.socket) -> str:
 
 def _flag(name: str) -> str:
     return "listen" if name == "mesh" else name
+
+
+def trio_listener(bound: socket.socket) -> trio.SocketListener:
+    """A bound socket as trio serves it."""
+    return trio.SocketListener(trio.socket.from_stdlib_socket(bound))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 
 import trio
 
@@ -27,9 +26,9 @@ from daemon.hearsay import Hearsay
 from daemon.home import Home
 from daemon.in_step import InStep
 from daemon.invites import Desk
-from daemon.joining import belong
+from daemon.joining import belong, identity_of
 from daemon.keys import GOSSIP, KeyHolder, new_generation
-from daemon.listeners import Listeners
+from daemon.listeners import Listeners, trio_listener
 from daemon.membership import MeshFile, trusted_peers
 from daemon.own_record import OwnRecord
 from daemon.parting import Leaving, Parting
@@ -43,10 +42,9 @@ from daemon.tls import api_tls
 from daemon.version import FEATURE_LEVEL, VERSION
 from gossip.seal import GossipKey, KeyRing
 from gossip.service import Gossip, GossipConfig
-from mesh.errors import DamagedError, FencedError, FreecloudError, MissingError
+from mesh.errors import FencedError, FreecloudError
 from mesh.hello import Hello
 from mesh.http.asgi import serve_asgi
-from mesh.identity import RESTORE, Identity, create_identity, load_identity
 from mesh.names import NodeId
 from mesh.peers import Peers
 from mesh.rpc import RpcServer
@@ -93,7 +91,7 @@ class Node:
         self._stop = trio.Event()
         self._leaving = Leaving.FOR_GOOD
         self._failure: FreecloudError | None = None
-        self.identity = _identity(home)
+        self.identity = identity_of(home)
 
     async def run(self) -> None:
         """Everything, in the order in which it can be: memory, mesh, agreement, apps, API."""
@@ -104,7 +102,7 @@ class Node:
         self._make_api()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_signals)
-            await nursery.start(self._peers.run, [_listener(self._listeners.mesh)])
+            await nursery.start(self._peers.run, [trio_listener(self._listeners.mesh)])
             await self._start_ledger(nursery)
             self._reach_out()
             if self._registration.is_unsure:
@@ -297,25 +295,11 @@ class Node:
         self._exchange = BundleExchange(self._bundles, self._peers, self._server, self._holders)
         self._local = LocalReplicas(lambda replica, index: self._runner.local_port(replica, index))
         self._runner = self._make_runner()
-        self._ingress = Ingress(
-            IngressConfig(),
-            MeshUpstreams(
-                self.identity.node_id,
-                self._peers,
-                self._local,
-                way_round(self._gossip.view, self._peers, self._rng),
-            ),
-            self._rng,
-        )
+        self._make_ingress()
         self._logs = AppLogs(home.logs, self._peers, self._living)
         self._logs.register(self._server)
         self._exec = AppExec(self._runner.replica, self._peers)
         self._exec.register(self._server)
-        register_landing(self._server, self._local)
-        register_detour(self._server, self._peers)
-        self._routes = RouteFollower(
-            self.identity.node_id, self._ledger, self._gossip, self._runner.reports, self._ingress.set_routes
-        )
         self._scheduler = Scheduler(
             self.identity.node_id,
             ledger=self._ledger,
@@ -346,6 +330,13 @@ class Node:
             ingress=self._ingress,
             note=self._events.add,
         )
+
+    def _make_ingress(self) -> None:
+        me, detour = self.identity.node_id, way_round(self._gossip.view, self._peers, self._rng)
+        self._ingress = Ingress(IngressConfig(), MeshUpstreams(me, self._peers, self._local, detour), self._rng)
+        register_landing(self._server, self._local)
+        register_detour(self._server, self._peers)
+        self._routes = RouteFollower(me, self._ledger, self._gossip, self._runner.reports, self._ingress.set_routes)
 
     def _holders(self, bundle: str) -> list[NodeId]:
         return holders_first(self.identity.node_id, bundle, self._ledger.state.releases, self._gossip.view())
@@ -380,7 +371,7 @@ class Node:
     async def _start_apps(self, nursery: trio.Nursery) -> None:
         await self._bundles.open_store()
         await nursery.start(self._runner.run)
-        await nursery.start(self._ingress.run, [_listener(self._listeners.ingress)])
+        await nursery.start(self._ingress.run, [trio_listener(self._listeners.ingress)])
         await nursery.start(self._routes.run)
         nursery.start_soon(self._own.run)
         nursery.start_soon(self._leader.run)
@@ -416,9 +407,9 @@ class Node:
 
     async def _start_api(self, nursery: trio.Nursery) -> None:
         tls = api_tls(self.identity, self._listeners.addresses["http"])
-        http = [_listener(self._listeners.http)]
+        http = [trio_listener(self._listeners.http)]
         await nursery.start(lambda task_status: serve_asgi(self._api, http, tls=tls, task_status=task_status))
-        await nursery.start(serve_asgi, self._api, [_listener(self._listeners.unix)])
+        await nursery.start(serve_asgi, self._api, [trio_listener(self._listeners.unix)])
 
     # --- beginning and end ----------------------------------------------------------------------------------
 
@@ -446,17 +437,3 @@ class Node:
                 if self._failure is None:
                     self._leaving = Leaving.FOR_A_MOMENT
                 self._end()
-
-
-def _identity(home: Home) -> Identity:
-    try:
-        return load_identity(home.identity)
-    except MissingError:
-        if home.mesh.exists() or any(home.log.iterdir()):
-            # What lies here is sealed under that key; a new one would make it a stranger in its own home.
-            raise DamagedError(f"the key of this node is gone from {home.identity}", hint=RESTORE) from None
-        return create_identity(home.identity)
-
-
-def _listener(bound: socket.socket) -> trio.SocketListener:
-    return trio.SocketListener(trio.socket.from_stdlib_socket(bound))

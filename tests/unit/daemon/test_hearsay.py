@@ -31,7 +31,7 @@ class Facts:
         return self
 
     def quorum(self) -> Quorum:
-        return Quorum(self.voters, 1, False)
+        return Quorum(self.voters, (), False, False)
 
 
 class Heard:

@@ -43,7 +43,7 @@ class Answers:
             raise answer
 
     def quorum(self) -> Quorum:
-        return Quorum(self.voters, 1, True)
+        return Quorum(self.voters, (), True, False)
 
     async def register(self) -> None:
         await register(cast(Ledger, cast(Any, self)), ME, START, new_store=False, doubt=self.doubt, pulse=Pulse())

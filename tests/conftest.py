@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import pytest
 import trio
@@ -12,6 +15,9 @@ import trio.testing
 
 TEST_DEADLINE_S = 60
 """A test that hangs fails here, long before the whole run would: tenfold what any of them takes."""
+
+PLAIN_DEADLINE_S = 300
+"""Of a test without trio: the longest of them drives real daemons, or the simulator."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -21,13 +27,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run `async def` tests with trio."""
-    if not inspect.iscoroutinefunction(pyfuncitem.obj):
-        return None
+    """Run `async def` tests with trio, the others under an alarm."""
     arguments: dict[str, Any] = {
         name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters
     }
     marker = pyfuncitem.get_closest_marker("deadline")
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        with alarm(marker.args[0] if marker else PLAIN_DEADLINE_S):
+            pyfuncitem.obj(**arguments)
+        return True
     seconds = marker.args[0] if marker else TEST_DEADLINE_S
 
     async def bounded() -> None:
@@ -40,3 +48,19 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     else:
         trio.run(bounded)
     return True
+
+
+@contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    """Fail where the test stands when the time is over, whatever it waits for."""
+
+    def fail(*_: object) -> NoReturn:
+        raise TimeoutError(f"the test hung: {seconds} s are over")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -92,6 +92,8 @@ class InStep:
             if gone:
                 self._peers.trust_changed()
             self._gossip.set_members({node_id: member.public_key for node_id, member in members.items()})
+            starts = {node_id: (member.boot.counter, member.boot.nonce) for node_id, member in members.items()}
+            self._gossip.set_starts(starts)
             for member in members.values():
                 if member.node_id not in self._known:
                     self._call_at(member.node_id, member.addresses)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
@@ -38,8 +38,9 @@ WINDOW_BITS = 1024
 """How far behind the newest a datagram may arrive: at 5,000 a second, 0.2 s of reordering."""
 
 QUIET_S = 30.0
-"""A start with a *lower* boot counter is heard only when the higher one was silent for so long: a node whose disk
-was emptied comes back with a lower one, while a recorded datagram of an earlier start must not displace a live one."""
+"""A start with a *lower* boot counter is heard only when the higher one was silent for so long, or once the ledger has
+named it: a node whose disk was emptied comes back with a lower one, while a recorded datagram of an earlier start must
+not displace a live one."""
 
 ROTATION_GRACE_S = 5.0
 """A new first key opens at once and seals only after this: by then the ledger has brought it to the others too."""
@@ -133,13 +134,15 @@ class Seal:
         self._ring = ring
         self._me = _raw_id(me)
         self._boot_counter = boot_counter
-        self._boot_nonce = hashlib.blake2b(boot_nonce, digest_size=8).digest()
+        self._boot_nonce = _wire_nonce(boot_nonce)
         self._is_member = is_member
         self._counter = 0
         self._cipher: tuple[int, AESGCM] | None = None
         self._outgoing: GossipKey | None = None
         self._outgoing_until = 0.0
         self._senders: dict[NodeId, _Sender] = {}
+        self._named: dict[NodeId, tuple[int, bytes]] = {}
+        self._awaited: dict[NodeId, tuple[int, bytes]] = {}  # the ledger has named it, and it was not heard since
         self._refused = {"key": 0, "tag": 0, "replay": 0, "sender": 0, "twin": 0}
 
     def statistics(self) -> SealStatistics:
@@ -159,8 +162,19 @@ class Seal:
                 generation: cipher for generation, cipher in sender.ciphers.items() if ring.get(generation)
             }
 
+    def set_starts(self, starts: Mapping[NodeId, tuple[int, bytes]]) -> None:
+        """The start of each member that the ledger names: (boot counter, boot nonce).
+
+        One that was named anew is heard at once, though its counter be lower: that of an emptied disk begins anew.
+        """
+        for node_id, start in starts.items():
+            if self._named.get(node_id) != start:
+                self._awaited[node_id] = (start[0], _wire_nonce(start[1]))
+        self._named = dict(starts)
+
     def keep_only(self, node_ids: frozenset[NodeId]) -> None:
         """Forget the windows of those who are no members any more."""
+        self._awaited = {node_id: start for node_id, start in self._awaited.items() if node_id in node_ids}
         self._senders = {node_id: sender for node_id, sender in self._senders.items() if node_id in node_ids}
 
     def seal(self, now: float, plaintext: bytes) -> bytes:
@@ -202,7 +216,7 @@ class Seal:
         known = self._senders.get(node_id)
         sender = known
         if known is None or (known.boot_counter, known.boot_nonce) != (boot_counter, boot_nonce):
-            if known is not None:
+            if known is not None and self._awaited.get(node_id) != (boot_counter, boot_nonce):
                 self._check_other_start(now, known, boot_counter)
             sender = _Sender(boot_counter, boot_nonce, now)
         assert sender is not None
@@ -217,6 +231,8 @@ class Seal:
         sender.window.note(counter)
         sender.heard_at = now
         self._senders[node_id] = sender
+        if self._awaited.get(node_id) == (boot_counter, boot_nonce):
+            del self._awaited[node_id]
         return node_id, plaintext
 
     def _check_other_start(self, now: float, known: _Sender, boot_counter: int) -> None:
@@ -230,6 +246,11 @@ class Seal:
     def _refuse(self, kind: str, what: str) -> ProtocolError:
         self._refused[kind] += 1
         return ProtocolError(what, code=f"gossip.{kind}")
+
+
+def _wire_nonce(boot_nonce: bytes) -> bytes:
+    """A start's nonce as it stands in a datagram's header."""
+    return hashlib.blake2b(boot_nonce, digest_size=8).digest()
 
 
 def _raw_id(node_id: NodeId) -> bytes:

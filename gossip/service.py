@@ -213,6 +213,10 @@ class Gossip:
         self._history.keep_only(node_ids)
         self._changed()
 
+    def set_starts(self, starts: Mapping[NodeId, tuple[int, bytes]]) -> None:
+        """The start of each member that the ledger names: (boot counter, boot nonce)."""
+        self._seal.set_starts(starts)
+
     def set_addresses(self, node_id: NodeId, addresses: tuple[str, ...]) -> None:
         """Where a member is, by the ledger; its own claim goes before."""
         self._swim.set_addresses(trio.current_time(), node_id, addresses)

@@ -129,6 +129,20 @@ def test_a_node_with_an_emptied_disk_is_heard_after_its_former_life_fell_silent(
     assert opener.open(QUIET_S + 0.1, reborn.seal(1.0, b"z"))[1] == b"z"
 
 
+def test_a_start_that_the_ledger_has_named_is_heard_at_once_whatever_its_counter_and_displaces_once() -> None:
+    opener, former = a_seal("b"), a_seal("a", boot=5)
+    heard = former.seal(0.0, b"x")
+    opener.set_starts({id_of("a"): (5, b"n1")})
+    assert opener.open(0.0, heard)[1] == b"x"
+    reborn = a_seal("a", boot=1, nonce=b"n2")
+    assert refused(opener, reborn.seal(1.0, b"y"), 1.0) == "gossip.replay"
+    opener.set_starts({id_of("a"): (1, b"n2")})
+    assert opener.open(1.0, reborn.seal(1.0, b"z"))[1] == b"z"
+    opener.set_starts({id_of("a"): (1, b"n2")})
+    assert opener.open(2.0, a_seal("a", boot=2, nonce=b"n3").seal(2.0, b"later"))[1] == b"later"
+    assert refused(opener, reborn.seal(3.0, b"recorded"), 3.0) == "gossip.replay"
+
+
 def test_no_two_starts_share_a_key_stream() -> None:
     """The counter is the nonce, so the keys must differ: equal plaintexts give unrelated ciphertexts."""
     one = a_seal("a", boot=1, nonce=b"n1").seal(0.0, b"x" * 32)[-48:]

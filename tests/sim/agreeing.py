@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from consensus.beginnings import LEDGER_GROUP, founding_write
-from consensus.boot import mark_of, next_boot, peer_facts
+from consensus.boot import Doubt, mark_of, next_start, note_registered
 from consensus.disk import NoSpace
 from consensus.group import Group
 from consensus.group_effects import Fenced, GroupConfig, SaveSnapshot
@@ -100,7 +100,10 @@ class Agreeing:
         self._rng = random.Random(f"{world.options.seed}:life:{self.life}")
         self._encode_share = world.options.encode
         self.store = self._open_store(founder)
-        self.boot = next_boot(host.new_disk(), self.store.store_id, self._rng.randbytes)
+        self._place = 2 if host.is_copy else 1  # no copy of a home lies where it was written
+        self.start = next_start(host.new_disk(), self.store.store_id, self._rng.randbytes, place=self._place)
+        self.boot = self.start.boot
+        doubt = Doubt(node_id(host.name), doubted=self.start.copied)
         self.snapshots = SnapshotStore(host.new_disk("snapshots/"), KEY, random_bytes=self._rng.randbytes)
         recovered = self.store.recovered(LEDGER_GROUP)
         self._epoch_found = recovered.epoch
@@ -112,7 +115,7 @@ class Agreeing:
             recovered=recovered,
             snapshot=self.snapshots.newest(LEDGER_GROUP, covering=recovered.base),
             new_machine=lambda: ObservedState(oracle, self.life, self.epoch),
-            facts=peer_facts,
+            facts=doubt.peer_facts,
             rng=self._rng,
             now=host.clock.monotonic(),
         )
@@ -203,6 +206,13 @@ class Agreeing:
         self._reads[self._tokens] = done
         self.group.read(self.now(), self._tokens)
         self.perform()
+
+    def note_registered(self) -> None:
+        """The ledger names this start; a full disk only means that the next one is told anew."""
+        try:
+            note_registered(self._host.new_disk(), self.boot, place=self._place)
+        except NoSpace:
+            self._world.note(self._host.name, "no space", "for the registered start")
 
     # --- recovery (rule T5) -----------------------------------------------------------------------------------
 
@@ -315,11 +325,16 @@ class Agreeing:
             self._world.later(self._host, RETRY_S, lambda: self._write(write))
             self.perform()
             return
-        if self.store.restore_space():
-            self.group.set_read_only(self.now(), "")
-        elif self.store.low_space:
-            self.group.set_read_only(self.now(), "the disk is full")
         self.group.written(self.now())
+        self._mind_space()
+
+    def _mind_space(self) -> None:
+        """Hold proposals back while the reserve is in use, and look again until it is whole."""
+        if self.store.low_space and not self.store.restore_space():
+            self.group.set_read_only(self.now(), "the disk is full")
+            self._world.later(self._host, RETRY_S, self._mind_space)
+        else:
+            self.group.set_read_only(self.now(), "")
         self.perform()
 
     def _save_later(self, save: SaveSnapshot) -> None:
@@ -339,7 +354,7 @@ class Agreeing:
         try:
             self.store.compact(LEDGER_GROUP, index)
         except NoSpace:
-            self.group.set_read_only(self.now(), "the disk is full")
+            self._world.note(self._host.name, "no space", "for a compaction")  # the next one includes it
 
     # --- pulling ----------------------------------------------------------------------------------------------
 

@@ -51,6 +51,7 @@ class Cluster:
         self.oracle = Oracle()
         self.names: dict[NodeId, str] = {node_id(name): name for name in names}
         self.world = World(options, names, self._start)
+        self.world.doubtful = self.doubtful
         self.clients = Clients(self.world)
 
     def _start(self, world: World, host: Host) -> Node:
@@ -140,7 +141,7 @@ class Cluster:
         for name in self.world.suspects:
             node = self.node(name)
             known = None if newest is None else newest.members.get(node_id(name))
-            if node is None or known is None or known.relearn or known.boot.store_id != node.agreeing.boot.store_id:
+            if node is None or known is None or known.relearn or known.boot != node.agreeing.boot:
                 doubtful.add(name)
         return frozenset(doubtful)
 

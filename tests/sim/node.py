@@ -91,6 +91,7 @@ class Node:
             self.agreeing.perform()
             self.proposing.note_change()
             self._register()
+            self._judge_standing()
             self.duties.look()
 
     def next_deadline(self) -> float:
@@ -191,6 +192,8 @@ class Node:
         if me is None:
             return
         self._is_named |= me.boot == self.agreeing.boot
+        if self._host.is_copy and not self._is_named and self._world.is_seen_twice(self.name):
+            self._world.end(self._host, FencedError("another copy of this home is running", code="fenced.clone"))
         if me.status is MemberStatus.REMOVED or (self._is_named and me.boot != self.agreeing.boot):
             self._world.end(self._host, FencedError("another copy has taken this node's place", code="fenced.clone"))
 
@@ -206,8 +209,12 @@ class Node:
                 why = FencedError("the ledger knows another memory of this node", code=answer.text)
                 self._world.end(self._host, why)
             self._registered = answer.outcome is Outcome.DONE
+            if self._registered:
+                self.agreeing.note_registered()
 
-        entry = RegisterBoot(self._me, self.agreeing.boot, new_store=self._is_new(me.boot.store_id))
+        start = self.agreeing.start
+        is_new = self._is_new(me.boot.store_id)
+        entry = RegisterBoot(self._me, start.boot, is_new, start.follows, start.copied)
         self.propose(entry, REGISTER_S, answered)
 
     def _is_new(self, known_store: bytes) -> bool:

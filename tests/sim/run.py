@@ -1,8 +1,4 @@
-"""Many seeds, on all cores: `python -m tests.sim.run --seeds 300 --first 1`, or one: `--seed 17 --trace`.
-
-With `--effects` each seed is run once more without each of its faults, and a fault counts as having changed an
-outcome if who led, or how any request ended, is then another story.
-"""
+"""Many seeds, on all cores: `python -m tests.sim.run --seeds 300 --first 1`, or one: `--seed 17 --trace`."""
 
 from __future__ import annotations
 
@@ -12,10 +8,9 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tests.sim.options import FAULTS, draw, without
+from tests.sim.options import FAULTS, draw
 from tests.sim.simulation import Report, simulate
 
 
@@ -28,14 +23,13 @@ class Summary:
     steps: list[int] = field(default_factory=list)
     struck: Counter[str] = field(default_factory=Counter)
     struck_in: Counter[str] = field(default_factory=Counter)
-    changed_in: Counter[str] = field(default_factory=Counter)
     deaths: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     settled_s_max: float = 0.0
     wgl_gave_up: int = 0
     excused: int = 0
 
-    def add(self, report: Report, changed: Iterable[str]) -> None:
+    def add(self, report: Report) -> None:
         """Count one seed."""
         self.seeds += 1
         if report.failure:
@@ -43,7 +37,6 @@ class Summary:
         self.steps.append(report.steps)
         self.struck.update(report.struck)
         self.struck_in.update(fault for fault, times in report.struck.items() if times)
-        self.changed_in.update(changed)
         self.deaths.update(report.deaths)
         self.outcomes.update(report.outcomes)
         self.settled_s_max = max(self.settled_s_max, report.settled_s)
@@ -51,36 +44,29 @@ class Summary:
         self.excused += bool(report.excused)
 
 
-def run_seed(task: tuple[int, bool]) -> tuple[Report, tuple[str, ...]]:
-    """One seed, and which of its faults changed an outcome (asked for by the second of the task)."""
-    seed, effects = task
-    options = draw(seed)
-    report = simulate(options)
-    changed: list[str] = []
-    if effects:
-        for fault, times in report.struck.items():
-            if times and simulate(without(options, fault)).story != report.story:
-                changed.append(fault)
-    report.story = ()  # large, and only needed here
-    return report, tuple(changed)
+def run_seed(seed: int) -> Report:
+    """One seed."""
+    report = simulate(draw(seed))
+    report.story = ((), ())  # large, and only needed to compare
+    return report
 
 
-def run_seeds(first: int, count: int, *, effects: bool = False, processes: int | None = None) -> Summary:
+def run_seeds(first: int, count: int, *, processes: int | None = None) -> Summary:
     """Run these seeds on all cores; the order of results is that of the seeds."""
     summary = Summary()
-    tasks = [(seed, effects) for seed in range(first, first + count)]
+    tasks = range(first, first + count)
     workers = processes or os.cpu_count() or 1
     if workers == 1 or count == 1:
         for task in tasks:
-            summary.add(*run_seed(task))
+            summary.add(run_seed(task))
         return summary
     with multiprocessing.get_context("forkserver").Pool(workers) as pool:
-        for report, changed in pool.imap(run_seed, tasks, chunksize=max(1, min(8, count // (4 * workers)))):
-            summary.add(report, changed)
+        for report in pool.imap(run_seed, tasks, chunksize=max(1, min(8, count // (4 * workers)))):
+            summary.add(report)
     return summary
 
 
-def print_summary(summary: Summary, seconds: float, *, effects: bool) -> None:
+def print_summary(summary: Summary, seconds: float) -> None:
     """The table that `make sim` shows."""
     steps = sorted(summary.steps)
     print(f"{summary.seeds} seeds in {seconds:.1f} s, {summary.seeds - len(summary.failed)} green")
@@ -89,12 +75,9 @@ def print_summary(summary: Summary, seconds: float, *, effects: bool) -> None:
     print(f"{summary.excused} seeds ended with a lost majority, which is excused from liveness")
     print("requests: " + ", ".join(f"{count} {what}" for what, count in sorted(summary.outcomes.items())))
     print("deaths: " + ", ".join(f"{count} {what}" for what, count in sorted(summary.deaths.items())))
-    print(f"{'fault':<16} {'strikes':>8} {'in seeds':>9}" + (f" {'changed an outcome in':>22}" if effects else ""))
+    print(f"{'fault':<16} {'strikes':>8} {'in seeds':>9}")
     for fault in FAULTS:
-        line = f"{fault:<16} {summary.struck[fault]:>8} {summary.struck_in[fault]:>9}"
-        if effects:
-            line += f" {summary.changed_in[fault]:>12} ({summary.changed_in[fault] / summary.seeds:.0%})"
-        print(line)
+        print(f"{fault:<16} {summary.struck[fault]:>8} {summary.struck_in[fault]:>9}")
     for report in summary.failed:
         print(f"FAILED seed {report.seed}: {report.failure}")
     if summary.failed:
@@ -117,14 +100,13 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--seed", type=int, help="replay this one alone")
     parser.add_argument("--trace", action="store_true", help="with --seed: print the options and every change")
-    parser.add_argument("--effects", action="store_true", help="count in how many seeds each fault changed an outcome")
     parser.add_argument("--processes", type=int)
     arguments = parser.parse_args()
     if arguments.seed is not None:
         return replay(arguments.seed, trace=arguments.trace)
     began = time.monotonic()
-    summary = run_seeds(arguments.first, arguments.seeds, effects=arguments.effects, processes=arguments.processes)
-    print_summary(summary, time.monotonic() - began, effects=arguments.effects)
+    summary = run_seeds(arguments.first, arguments.seeds, processes=arguments.processes)
+    print_summary(summary, time.monotonic() - began)
     return 1 if summary.failed else 0
 
 

@@ -15,6 +15,7 @@ from tests.sim.checkers.witness import check_witness
 from tests.sim.cluster import Cluster
 from tests.sim.core_choice import choose_core
 from tests.sim.faults.director import Director
+from tests.sim.history import Operation, Outcome
 from tests.sim.network import CALM
 from tests.sim.options import Options
 from tests.sim.workloads.workload import Workload
@@ -31,6 +32,17 @@ SAFETY_STEPS_MIN = 2_000
 
 STEPS_MAX = 400_000
 """A run of more events than this is a busy loop in some machine."""
+
+
+LOOK_STEPS = 500
+"""How often a run that is compared with another one's story is looked at."""
+
+Story = tuple[tuple[object, ...], tuple[object, ...]]
+"""What a fault may change: who led, and how each request ended."""
+
+
+class Departed(Exception):
+    """The run tells another story than the one it is compared with."""
 
 
 @dataclass(slots=True)
@@ -53,7 +65,7 @@ class Report:
     wgl_gave_up: int = 0
     undone: int = 0  # requests that were answered, and whose effects no survivor held
     excused: str = ""  # a lost majority, which no bound can be asked of (rule T5)
-    story: tuple[object, ...] = ()  # what a fault may change: who led, and how each request ended
+    story: Story = ((), ())
 
 
 def simulate(options: Options, *, keep_trace: bool = False, tolerant: bool = False) -> Report:
@@ -89,6 +101,8 @@ class Simulation:
         self.cluster = Cluster(options)
         self.director = Director(self.cluster.world)
         self.workloads: list[Workload] = []
+        self._compared_with: Story | None = None
+        self._compared = 0  # so many requests have ended as in the other story
 
     def run(self, report: Report) -> None:
         """All phases; raises the first `Violation`."""
@@ -127,10 +141,34 @@ class Simulation:
         report.outcomes = history.counts()
         report.leaders = self.cluster.oracle.leaders.terms()
         report.committed = self.cluster.oracle.newest.log.last
-        report.story = (
-            self.cluster.oracle.leaders.sequence(),
-            tuple((o.kind, o.key, o.argument, o.outcome.value, o.answer) for o in history.operations),
-        )
+        report.story = self._story()
+
+    def departs_from(self, story: Story) -> bool:
+        """Run until this turns out to be another story than that one; False if it is the same to its end."""
+        self._compared_with = story
+        report = Report(self.options.seed)
+        try:
+            self.run(report)
+        except Departed:
+            return True
+        except Violation as violation:
+            report.failure = str(violation)
+        return bool(report.failure) or self._story() != story
+
+    def _story(self) -> Story:
+        operations = self.cluster.clients.history.operations
+        return self.cluster.oracle.leaders.sequence(), tuple(told(operation) for operation in operations)
+
+    def _compare(self) -> None:
+        """Raise `Departed` if a request has ended otherwise, or is another one."""
+        assert self._compared_with is not None
+        operations, others = self.cluster.clients.history.operations, self._compared_with[1]
+        for place in range(self._compared, len(operations)):
+            if operations[place].outcome is Outcome.OPEN:
+                break
+            if place >= len(others) or told(operations[place]) != others[place]:
+                raise Departed
+            self._compared = place + 1
 
     def _finish_recovery(self) -> None:
         """An operator who has begun to bring a lost majority back is not sent home."""
@@ -154,6 +192,8 @@ class Simulation:
         self.cluster.world.agenda.run_until(end, self._too_long)
 
     def _too_long(self) -> bool:
+        if self._compared_with is not None and self.cluster.world.agenda.steps % LOOK_STEPS == 0:
+            self._compare()
         if self.cluster.world.agenda.steps > STEPS_MAX:
             raise Violation("liveness", f"more than {STEPS_MAX} events: something never rests")
         return False
@@ -205,3 +245,8 @@ class Simulation:
         final: LedgerState = self.cluster.final_state()
         for workload in self.workloads:
             workload.check(final)
+
+
+def told(operation: Operation) -> tuple[object, ...]:
+    """How a request ended, without when."""
+    return operation.kind, operation.key, operation.argument, operation.outcome.value, operation.answer

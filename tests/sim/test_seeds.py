@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from math import ceil
 from pathlib import Path
 
 import pytest
 
+from tests.sim.effects import FLOOR, below_the_floor, count, workers
 from tests.sim.faults.director import strike_of
 from tests.sim.options import FAULTS, WORKLOADS, draw
 from tests.sim.run import run_seeds
@@ -20,6 +22,7 @@ from tests.sim.simulation import simulate
 SEEDS = int(os.environ.get("SIM_SEEDS", "50"))
 ONE = os.environ.get("SIM_SEED")
 STEPS_MIN = 2_000
+EFFECT_SEEDS = 14
 
 
 @pytest.mark.skipif(ONE is not None, reason="SIM_SEED replays one seed")
@@ -33,6 +36,13 @@ def test_every_seed_is_green_and_long_enough() -> None:
     assert summary.wgl_gave_up <= SEEDS // 10, "the keys of the registers are used too long for an exact answer"
     if SEEDS >= 50:
         assert all(summary.struck_in[fault] >= SEEDS / 5 for fault in FAULTS), summary.struck_in
+
+
+@pytest.mark.deadline(600)
+def test_each_kind_of_fault_changes_an_outcome_in_a_fifth_of_the_seeds() -> None:
+    with workers() as pool:
+        changed = count(range(1, EFFECT_SEEDS + 1), pool, enough=ceil(FLOOR * EFFECT_SEEDS))
+    assert not below_the_floor(changed, EFFECT_SEEDS), changed
 
 
 @pytest.mark.skipif(ONE is None, reason="SIM_SEED=n replays a seed")

@@ -43,6 +43,7 @@ class World:
         self.copies: dict[str, Host] = {}  # second machines that run from a copy of a host's home
         self.suspects: set[str] = set()  # hosts whose memory may be less than what they once promised
         self.operators = 0  # people at work on something that has to be finished before the calm
+        self.doubtful: Callable[[], frozenset[str]] = lambda: frozenset(self.suspects)  # those not made whole again
         self.calm_core: frozenset[str] = frozenset()
         self.deaths: dict[str, int] = {}
         self.tolerant = False  # an assertion in a core ends its process alone: so that a checker sees what follows
@@ -163,6 +164,14 @@ class World:
         """One line of the trace."""
         self.trace.line(self.agenda.now, name, what, term, index, detail)
 
+    def is_seen_twice(self, name: str) -> bool:
+        """Whether a host has a link with both copies of this one: then it tells the newcomer (mesh/twins.py)."""
+        original, copy = self.hosts[name], self.copies.get(name)
+        if original.process is None or copy is None or copy.process is None:
+            return False
+        others = [other.name for other in self.alive() if other is not original]
+        return any(self.network.is_open(name, other) and self.network.is_open(other, name) for other in others)
+
     # --- what faults ask --------------------------------------------------------------------------------------
 
     def alive(self) -> list[Host]:
@@ -186,7 +195,7 @@ class World:
 
     def may_lose_memory(self, host: Host) -> bool:
         """True if every configuration in force anywhere still has a majority with whole memories without it."""
-        doubtful = self.suspects | {host.name}
+        doubtful = self.doubtful() | {host.name}
         return all(len(voters & doubtful) <= (len(voters) - 1) // 2 for voters in self.configurations())
 
     def configurations(self) -> set[frozenset[str]]:

@@ -7,12 +7,16 @@ import random
 from tests.sim.faults.chance import outage, running, unless_calm
 from tests.sim.world import World
 
+LEADER_SHARE = 0.5
+"""A follower's full disk is noticed by nobody."""
+
 
 def strike(world: World, rng: random.Random) -> str | None:
-    host = running(world, rng)
+    leaders = [host for host in world.faultable() if host.process is not None and host.process.leads()]
+    host = leaders[0] if leaders and rng.random() < LEADER_SHARE else running(world, rng)
     if host is None:
         return None
-    room = rng.choice((0, 2048, 20_000))
+    room = rng.choice((0, 0, 1024, 8192))
     seconds = outage(world, rng) * 2
     host.faults.capacity_bytes = host.platter.used_bytes() + room
 

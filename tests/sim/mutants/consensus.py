@@ -53,7 +53,7 @@ def _short_reigns(options: Options) -> Options:
         faults=("leader_crash",),
         fault_gap_s=1.0,
         outage_s=0.4,
-        safety_s=40.0,
+        safety_s=2.0 * options.safety_s,
         network=replace(options.network, loss=0.25, delay_mean_s=0.02),
         constants=replace(options.constants, batch_entries_max=1, inflight_max=1),
     )
@@ -61,7 +61,29 @@ def _short_reigns(options: Options) -> Options:
 
 def _late_answers(options: Options) -> Options:
     """Answers come late to leaders that nobody hears any more, and there are many reads."""
-    return replace(options, faults=("clog",), fault_gap_s=1.5, think_s=0.05, clients=5, safety_s=30.0)
+    return replace(options, faults=("clog",), fault_gap_s=1.5, think_s=0.05, clients=5, safety_s=1.5 * options.safety_s)
+
+
+def _sets_exchanged_under_cuts(options: Options) -> Options:
+    """Many nodes whose voters are exchanged again and again while the mesh falls apart."""
+    return replace(
+        options,
+        nodes=7,
+        voters=3,
+        faults=("flapping", "one_way_cut", "partition"),
+        fault_gap_s=2.0,
+        outage_s=2.0,
+        think_s=0.08,
+        safety_s=2.0 * options.safety_s,
+        workloads=("reconfiguration", "registers"),
+    )
+
+
+def _disks_fail_then_power(options: Options) -> Options:
+    """Storage that fails under all at once, and the power next."""
+    return replace(
+        options, faults=("fsync_fails",), fault_gap_s=1.5, think_s=0.05, clients=5, safety_s=2.0 * options.safety_s
+    )
 
 
 # --- 1, 2: what is said before the disk has it ---------------------------------------------------------------------
@@ -322,71 +344,61 @@ def _vote_whatever_the_log(original: Made) -> Made:
 
 
 MUTANTS: tuple[Mutant, ...] = (
-    Mutant(1, "vote not fsynced", replacing(Replica, "_queue_write", _vote_not_written), 0, (*CRASHES, *CUTS)),
+    Mutant(1, "vote not fsynced", replacing(Replica, "_queue_write", _vote_not_written), (*CRASHES, *CUTS)),
     Mutant(
         2,
         "append acknowledged before fsync",
         replacing(Core, "send_after_persist", _append_acknowledged_at_once),
-        0,
         ("power_loss", "disk_stall", "partition"),
     ),
     Mutant(
         3,
         "old-term entry committed by counting",
         replacing(Replication, "advance_commit", _old_term_committed_by_counting),
-        0,
         adjust=_short_reigns,
     ),
-    Mutant(4, "no-op skipped", replacing(Leadership, "__init__", _ready_without_noop), 0, (*CRASHES, *CUTS)),
-    Mutant(6, "lease from receive time", replacing(Reads, "ask", _lease_from_receive_time), 0, (*CUTS, "pause")),
+    Mutant(4, "no-op skipped", replacing(Leadership, "__init__", _ready_without_noop), (*CRASHES, *CUTS)),
+    Mutant(6, "lease from receive time", replacing(Reads, "ask", _lease_from_receive_time), (*CUTS, "pause")),
     Mutant(
         7,
         "learner counted in quorum",
         replacing(quorum, "committed_index", _learners_in_quorum),
-        0,
         CRASHES,
         ("membership", "reconfiguration"),
     ),
-    Mutant(8, "joint change with one majority", _plant_one_majority, 0, CUTS, ("membership", "reconfiguration")),
-    Mutant(
-        9, "truncate on short append", replacing(following, "receive_append", _truncate_on_short_append), 0, CRASHES
-    ),
-    Mutant(10, "term of a compacted index is 0", _plant_compacted_term, 0, CRASHES),
+    Mutant(8, "joint change with one majority", _plant_one_majority, adjust=_sets_exchanged_under_cuts),
+    Mutant(9, "truncate on short append", replacing(following, "receive_append", _truncate_on_short_append), CRASHES),
+    Mutant(10, "term of a compacted index is 0", _plant_compacted_term, CRASHES),
     Mutant(
         11,
         "snapshot without sessions",
         replacing(ledger_state, "to_snapshot", _snapshot_without_sessions),
-        0,
         CRASHES,
     ),
     Mutant(
         13,
         "read round acknowledged by any answer",
         replacing(Reads, "acknowledge", _any_round_acknowledges),
-        0,
         adjust=_late_answers,
     ),
     Mutant(
         14,
         "removed peer's acknowledgement counts",
         _plant_removed_peers_count,
-        0,
         CRASHES,
         ("membership", "reconfiguration"),
     ),
-    Mutant(16, "fsync error retried", _plant_fsync_tried_again, 0, ("fsync_fails", "power_loss")),
+    Mutant(16, "fsync error retried", _plant_fsync_tried_again, adjust=_disks_fail_then_power),
     Mutant(
         18,
         "torn-tail rule applied mid-log",
         replacing(SegmentCipher, "_refuse_rot", _rot_taken_for_a_torn_tail),
-        0,
         ("rot",),
     ),
     Mutant(
         27,
         "invite use checked outside apply",
         replacing(apply_members, "invite_refusal", _uses_not_counted_in_apply),
-        0,
         (),
         ("invites",),
     ),
@@ -394,10 +406,9 @@ MUTANTS: tuple[Mutant, ...] = (
         101,
         "heartbeat commits beyond match",
         replacing(Replication, "send_heartbeat", _heartbeat_commits_beyond_match),
-        0,
         (*CRASHES, *CUTS),
     ),
-    Mutant(102, "a new store votes at once", _plant_amnesiac_votes, 0, ("lost_disk", *CRASHES)),
-    Mutant(103, "vote for any log", replacing(LogView, "is_up_to_date", _vote_whatever_the_log), 0, CRASHES),
-    Mutant(104, "a retry runs again", replacing(LedgerState, "_apply_once", _no_memory_of_results), 0, CUTS, ("apps",)),
+    Mutant(102, "a new store votes at once", _plant_amnesiac_votes, ("lost_disk", *CRASHES)),
+    Mutant(103, "vote for any log", replacing(LogView, "is_up_to_date", _vote_whatever_the_log), CRASHES),
+    Mutant(104, "a retry runs again", replacing(LedgerState, "_apply_once", _no_memory_of_results), CUTS, ("apps",)),
 )

@@ -22,13 +22,16 @@ class GossipMutant:
     number: int
     name: str
     plant: Planting
-    seed: int
 
-    def caught(self, seed: int) -> GossipReport | None:
-        """The report of a run with the bug, if a checker noticed it."""
+    def caught(self, seed: int, size: float = 1.0) -> GossipReport | None:
+        """The report of a run with the bug, if a checker noticed it; these runs have one size."""
         with self.plant():
             report = simulate_gossip(gossip_options(seed))
         return report if report.checker else None
+
+    def is_clean(self, seed: int, size: float) -> bool:
+        """Whether the very same run without the bug is green."""
+        return not simulate_gossip(gossip_options(seed)).failure
 
 
 def _no_refutation(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,8 +72,8 @@ def _health_never_falls(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 MUTANTS: tuple[GossipMutant, ...] = (
-    GossipMutant(19, "refutation dropped", replacing(Judgement, "_about_me", _no_refutation), 0),
-    GossipMutant(20, "alive accepted at equal incarnation", replacing(Members, "apply", _equal_incarnation_wins), 0),
-    GossipMutant(21, "one accuser counts thrice", replacing(Suspicion, "confirm", _one_accuser_counts_thrice), 0),
-    GossipMutant(22, "local health never falls", replacing(Awareness, "note", _health_never_falls), 0),
+    GossipMutant(19, "refutation dropped", replacing(Judgement, "_about_me", _no_refutation)),
+    GossipMutant(20, "alive accepted at equal incarnation", replacing(Members, "apply", _equal_incarnation_wins)),
+    GossipMutant(21, "one accuser counts thrice", replacing(Suspicion, "confirm", _one_accuser_counts_thrice)),
+    GossipMutant(22, "local health never falls", replacing(Awareness, "note", _health_never_falls)),
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cli import output
 from daemon.client import Client
 from mesh.errors import UsageError
 
@@ -60,8 +61,8 @@ def home_of(options: argparse.Namespace) -> Path:
     return Path(data).expanduser() / "freecloud"
 
 
-def client_of(options: argparse.Namespace) -> Client:
-    """The daemon that this command talks to.
+def client_of(options: argparse.Namespace, *, tell_age: bool = True) -> Client:
+    """The daemon that this command talks to. What it answers without a quorum is said to be old, on stderr.
 
     The token comes from the environment or a file named there, never from argv (attack 3).
     """
@@ -75,7 +76,20 @@ def client_of(options: argparse.Namespace) -> Client:
             token = Path(path).read_text().strip()
         except OSError as error:
             raise UsageError(f"cannot read {path}", why=os.strerror(error.errno or 0)) from error
-    return Client(home_of(options) / "run" / "daemon.sock", node=node, token=token)
+    on_stale = _Stale() if tell_age else lambda seconds: None
+    return Client(home_of(options) / "run" / "daemon.sock", node=node, token=token, on_stale=on_stale)
+
+
+class _Stale:
+    """Says it once a command."""
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def __call__(self, seconds: float) -> None:
+        if not self._said:
+            self._said = True
+            output.note(f"! no quorum: what this node knows is {output.age(seconds)} old")
 
 
 def duration_ms(text: str) -> int:

@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    status = client_of(options).get("/v1/status")
+    status = client_of(options, tell_age=False).get("/v1/status")
     if options.json:
         output.result(status)
         return 0

@@ -13,7 +13,7 @@ import json
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -72,9 +72,18 @@ class Client:
         socket_path: The daemon's unix socket; used when no `node` is given.
         node: https://HOST:PORT (or http:// for loopback) of a node elsewhere.
         token: An API token, needed with `node`.
+        on_stale: Told, before an answer is read, for how many seconds that node has known no leader.
     """
 
-    def __init__(self, socket_path: Path, *, node: str | None = None, token: str | None = None) -> None:
+    def __init__(
+        self,
+        socket_path: Path,
+        *,
+        node: str | None = None,
+        token: str | None = None,
+        on_stale: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._on_stale = on_stale
         self._socket_path = socket_path
         self._node = node
         self._token = token
@@ -160,6 +169,9 @@ class Client:
         if response.status >= 400:
             with _Closing(connection):
                 raise _error_of(response)
+        age = response.headers.get("Freecloud-No-Quorum-For", "")
+        if age.replace(".", "", 1).isdigit():
+            self._on_stale(float(age))
         return _Closing(connection), response
 
     def _connection(self) -> http.client.HTTPConnection:

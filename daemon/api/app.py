@@ -6,6 +6,8 @@ here and nowhere else.
 
 from __future__ import annotations
 
+from math import inf
+
 import trio
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,6 +37,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *recovery.OPERATIONS,
 )
 
+AGE_HEADER = "Freecloud-No-Quorum-For"
 OPENAPI_PATH = "/v1/openapi.json"
 
 
@@ -76,7 +79,14 @@ class Api:
                 response.headers["WWW-Authenticate"] = "Bearer"
             if isinstance(error, WrongMethod):
                 response.headers["Allow"] = ", ".join(error.allowed)
+        self._tell_age(response)
         await response(scope, receive, send)
+
+    def _tell_age(self, response: Response) -> None:
+        """Reads are local (rule C5): without a leader every answer says since when nothing new can have come."""
+        ledger = self._services.ledger
+        if ledger.leader is None and ledger.state.mesh is not None and ledger.age() != inf:
+            response.headers[AGE_HEADER] = f"{ledger.age():.1f}"
 
     async def _serve(self, scope: Scope, receive: Receive) -> Response:
         request = Request(scope, receive)

@@ -158,21 +158,33 @@ def faded(average_s: float, age_s: float) -> float:
 
 @dataclass(slots=True)
 class RetryBudget:
-    """How many retries there may be: a fifth of the requests, and a few when there are hardly any.
+    """How many retries there may be: a fifth of the requests of the last ten seconds, and a few when there are hardly
+    any.
 
-    Without it, retries turn an overload into an outage that outlives its cause (faults page, metastable overload).
+    Without it, retries turn an overload into an outage that outlives its cause (faults page, metastable overload). What
+    was saved grows with the load, for so does what is under way to a replica when its node dies.
+
+    Source: Finagle's `RetryBudget` (a fifth, ten seconds).
     """
 
     share: float = 0.2
-    reserve_max: float = 20.0
+    floor: float = 20.0
     reserve: float = 20.0
+    noted_at: float = -math.inf
 
-    def note_request(self) -> None:
-        self.reserve = min(self.reserve_max, self.reserve + self.share)
+    def note_request(self, now: float) -> None:
+        self._fade(now)
+        self.reserve += self.share
 
-    def take(self) -> bool:
+    def take(self, now: float) -> bool:
         """May there be one more?"""
+        self._fade(now)
         if self.reserve < 1.0:
             return False
         self.reserve -= 1.0
         return True
+
+    def _fade(self, now: float) -> None:
+        if self.reserve > self.floor:
+            self.reserve = self.floor + (self.reserve - self.floor) * math.exp(-max(0.0, now - self.noted_at) / DECAY_S)
+        self.noted_at = now

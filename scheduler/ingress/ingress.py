@@ -193,7 +193,7 @@ class _Serving:
         if await refused_handshake(self._exchange):
             self.end, self._status = End.REFUSED, 400
             return
-        self._ingress.budget.note_request()
+        self._ingress.budget.note_request(trio.current_time())
         await self._serve(asked)
 
     async def _serve(self, asked: Asked) -> None:
@@ -290,7 +290,7 @@ class _Serving:
         """Written, and not a byte came back: only what may be done twice is sent again, and only from the budget."""
         if outcome.fate is not Fate.NO_ANSWER or not self._safe or not body.replayable:
             return False
-        if self._retries >= self._ingress.config.retries_max or not self._ingress.budget.take():
+        if self._retries >= self._ingress.config.retries_max or not self._ingress.budget.take(trio.current_time()):
             return False
         self._retries += 1
         return True

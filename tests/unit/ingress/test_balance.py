@@ -142,7 +142,17 @@ def test_old_news_fade_towards_what_an_unknown_replica_costs() -> None:
 
 def test_retries_are_a_fifth_of_the_requests_and_a_reserve() -> None:
     budget = RetryBudget()
-    assert sum(budget.take() for _ in range(100)) == 20
+    assert sum(budget.take(0.0) for _ in range(100)) == 20
     for _ in range(100):
-        budget.note_request()
-    assert sum(budget.take() for _ in range(100)) in (19, 20)
+        budget.note_request(0.0)
+    assert sum(budget.take(0.0) for _ in range(100)) in (19, 20)
+
+
+@pytest.mark.parametrize("rate", [10, 100, 1000])
+def test_what_may_be_retried_at_once_grows_with_the_load_and_is_forgotten_in_its_absence(rate: int) -> None:
+    budget = RetryBudget()
+    for number in range(100 * rate):
+        budget.note_request(number / rate)
+    assert budget.reserve == pytest.approx(20 + 0.2 * rate * 10, rel=0.05)
+    assert budget.take(100.0 + 60.0)
+    assert budget.reserve == pytest.approx(19, abs=0.01 * rate)

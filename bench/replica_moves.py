@@ -1,7 +1,8 @@
 """Claim: a node that runs a replica is killed with all it runs; the replica is healthy elsewhere within 10 s (median
 of 10).
 
-Five nodes, whereami with three replicas; the victims are taken in turn, the leader among them. There is no peer of
+Five nodes, whereami with three replicas; each node is a victim once, the leader among them, then there is a fresh
+mesh: one that dies again within five minutes is waited for twice as long, by intent (rule C5). There is no peer of
 this shape in Debian: the figure stands beside its target.
 """
 
@@ -19,16 +20,25 @@ TARGET_S = 10.0
 
 
 def measure(run: Run) -> None:
-    with scratch() as folder, mesh(folder, NODES) as ours:
-        deploy(ours.nodes[0])
-        samples = [move_once(ours, turn, run) for turn in range(run.count)]
+    samples: list[float] = []
+    while len(samples) < run.count:
+        with scratch() as folder, mesh(folder, NODES) as ours:
+            deploy(ours.nodes[0])
+            struck: list[Daemon] = []
+            while len(samples) < run.count and (victim := next_victim(ours, struck)) is not None:
+                struck.append(victim)
+                samples.append(move_once(ours, victim, run))
     run.medians("node killed until its replica is healthy elsewhere", samples, target=TARGET_S)
 
 
-def move_once(ours: Cluster, turn: int, run: Run) -> float:
-    """Kill one holder, wait for three healthy replicas on the living, bring the node back."""
+def next_victim(ours: Cluster, struck: list[Daemon]) -> Daemon | None:
+    """A holder that was not killed yet; None when there is none left."""
     holders = moment("three healthy replicas", lambda: healthy_on(ours.nodes[0]))
-    victim = next(node for node in ours.nodes if node.name == sorted(holders)[turn % len(holders)])
+    return next((node for node in ours.nodes if node.name in holders and node not in struck), None)
+
+
+def move_once(ours: Cluster, victim: Daemon, run: Run) -> float:
+    """Kill a holder, wait for three healthy replicas on the living, bring the node back."""
     watcher = next(node for node in ours.nodes if node is not victim)
     leads = watcher.status()["quorum"]["leader"] == victim.name
     victim.destroy()

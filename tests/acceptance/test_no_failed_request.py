@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cluster import Cluster, cluster, wait_until
-from tests.e2e.steady import APP, GETS, MANIFEST, MIXED, Outcome, Storm, copy_with, healthy_on, run
-from tests.e2e.steady_client import SteadyClient, Wish
+from tests.e2e.steady import APP, GETS, MANIFEST, MIXED, SLOW, Outcome, Storm, copy_with, healthy_on, run
+from tests.e2e.steady_client import SteadyClient
 
 NODES = 3
 RATE = 60.0
@@ -83,16 +83,9 @@ def test_the_relays_counted_every_request(outcome: Outcome) -> None:
 
 
 def test_no_get_fails_without_a_response_when_a_node_falls_silent(mesh: Cluster) -> None:
-    """A power cut or a dead wire tells nobody: connections stay open and nothing comes over them any more."""
     run(mesh.nodes[0], "deploy", "--manifest", str(MANIFEST))
-    with SteadyClient(APP, mesh.nodes, RATE, (Wish(), Wish(path="/slow"))) as client:
-        client.go_on(PAUSE)
-        storm = Storm(mesh, client, PAUSE)
-        with storm.one_silent() as silent:
-            watcher = storm.survivors[0]
-            wait_until("healthy elsewhere", lambda: silent.name not in (healthy_on(watcher) or [silent.name]))
-            client.go_on(PAUSE)
-        client.go_on(PAUSE)
+    with SteadyClient(APP, mesh.nodes, RATE, SLOW) as client:
+        Storm(mesh, client, PAUSE).silent_round()
         failed = [str(shot) for shot in client.stop() if not shot.served]
     assert not failed, "\n".join(failed)
 

@@ -33,6 +33,8 @@ MIXED = (
 )
 """Answers that take long enough to be struck half-way, and requests that must not be done twice."""
 
+SLOW = (Wish(), Wish(path="/slow"))
+
 REPLICAS = 3
 FEWER = 2
 LOG_LINES_MAX = 10_000
@@ -86,6 +88,15 @@ class Storm:
         self.scale(FEWER)
         self._client.go_on(self._pause)
         self.kill_a_holder()
+        self._client.go_on(self._pause)
+
+    def silent_round(self) -> None:
+        """A power cut or a dead wire tells nobody: connections stay open and nothing comes over them any more."""
+        self._client.go_on(self._pause)
+        with self.one_silent() as silent:
+            watcher = self.survivors[0]
+            wait_until("healthy elsewhere", lambda: silent.name not in (healthy_on(watcher) or [silent.name]))
+            self._client.go_on(self._pause)
         self._client.go_on(self._pause)
 
     def scale(self, replicas: int) -> None:

@@ -33,7 +33,8 @@ MIXED = (
 )
 """Answers that take long enough to be struck half-way, and requests that must not be done twice."""
 
-SLOW = (Wish(), Wish(path="/slow"))
+SLOW = (Wish(path="/slow"),)
+"""Some of them under way to every replica at any moment, over kept connections and fresh ones."""
 
 REPLICAS = 3
 FEWER = 2

@@ -36,6 +36,8 @@ def measure(run: Run) -> None:
             run.note(f"{request_id} stands in one account only: {outcome.failed.get(request_id)}")
         basis = f"of {len(outcome.shots)}"
         promise(run, f"{name}: failed before a response had begun", len(told), basis)
+        ended = outcome.gracelessly_ended()
+        promise(run, f"{name}: failed at a replica that was only asked to end", len(ended), basis)
         promise(run, f"{name}: failures in one account only", len(alone), basis)
         if outcome.took:
             twice = sum(count > 1 for count in outcome.took.values())

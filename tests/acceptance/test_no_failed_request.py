@@ -67,6 +67,11 @@ def test_every_other_failure_stands_in_a_relays_log_and_nothing_else_does(outcom
         assert account["replica"].startswith(APP)
 
 
+def test_a_replica_that_is_replaced_or_taken_away_finishes_what_it_has_begun(outcome: Outcome) -> None:
+    torn = outcome.gracelessly_ended()
+    assert not torn, "\n".join(f"{shot}\n  {outcome.failed.get(shot.request_id)}" for shot in torn)
+
+
 def test_what_may_be_done_twice_was_asked_of_another_replica(outcome: Outcome) -> None:
     assert outcome.retries, "no GET without a response was under way to the node that was killed"
 

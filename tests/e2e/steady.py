@@ -49,6 +49,7 @@ class Outcome:
     requests: Counter[str] = field(default_factory=Counter)  # by node: what its relay counted
     failed: dict[str, dict[str, Any]] = field(default_factory=dict)  # by request id: what the relays' logs hold
     retries: int = 0
+    killed: set[str] = field(default_factory=set)
     took: Counter[str] = field(default_factory=Counter)  # by request id of a POST: how often the app took it
 
     def unserved(self) -> list[Shot]:
@@ -57,6 +58,12 @@ class Outcome:
     def broken_promises(self) -> list[Shot]:
         """GETs that failed though no response had begun: there must be none."""
         return [shot for shot in self.unserved() if shot.wish.method == "GET" and not shot.torn]
+
+    def gracelessly_ended(self) -> list[Shot]:
+        """Requests of any kind that failed at a replica whose node lived on: who is asked to end finishes first."""
+        return [
+            shot for shot in self.unserved() if self.failed.get(shot.request_id, {}).get("node") not in self.killed
+        ]
 
     def unaccounted(self) -> set[str]:
         """Failures in one account and not in the other."""
@@ -156,6 +163,7 @@ class Storm:
         """Stop the load and gather what each side says; the dead must be back, for what their replicas wrote."""
         told = self._told
         told.shots = list(self._client.stop())
+        told.killed = {node.name for node in self.killed}
         for node in self.survivors:
             self._take_account(node)
         log = run(self.survivors[0], "apps", "logs", APP, "--lines", str(LOG_LINES_MAX), "--json")

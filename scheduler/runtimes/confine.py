@@ -16,6 +16,7 @@ uid, its limits, its environment). One file without neighbours, because it is mo
     landlock      {"read": [paths], "write": [paths]}: nothing else of the file system, no signals to outsiders
     scoped        no abstract unix sockets and no signals of outsiders, by Landlock alone
     seccomp       "base", or "no-unix": also no unix sockets, where the daemon's own could be reached by its path
+    listen_at     no TCP port but this one and what the kernel chooses, and no connection without `connect`
     sockets_fd    internet sockets are made by the shim (`shim_sockets.py`), which is told of each by what is sent here
     close_from    the lowest descriptor to close (3): nothing of the daemon's stays open in an app
     env_fd        take the environment from this descriptor (JSON) instead of inheriting one
@@ -46,6 +47,7 @@ LANDLOCK_FS_BITS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 LANDLOCK_READ = 0b1101  # execute, read file, read folder
 LANDLOCK_FILE_BITS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
 LANDLOCK_SCOPES = 0b11  # no abstract sockets of outsiders, no signals to them: ABI 6
+LANDLOCK_BIND_TCP, LANDLOCK_RULE_PORT = 1, 2
 LANDLOCK_ABI_MIN = 6
 """Without the scope for signals an app could end the daemon, whose user it shares on that rung."""
 
@@ -62,12 +64,15 @@ EPERM, ENOSYS, EAFNOSUPPORT = 1, 38, 97
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 CLONE_NEWUSER = 0x10000000
+MSG_FASTOPEN = 0x20000000
+FLAGS_AT = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
+"""Which argument holds the flags."""
 
 MACHINES: dict[str, tuple[int, dict[str, int]]] = {
     "x86_64": (
         0xC000003E,
         {
-            "seccomp": 317, "connect": 42,
+            "seccomp": 317, "connect": 42, "sendto": 44, "sendmsg": 46, "sendmmsg": 307,
             "ioctl": 16, "socket": 41, "clone": 56, "ptrace": 101, "mount": 165, "umount2": 166, "swapon": 167,
             "reboot": 169, "init_module": 175, "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272,
             "kexec_load": 246, "perf_event_open": 298, "setns": 308, "process_vm_readv": 310,
@@ -78,7 +83,7 @@ MACHINES: dict[str, tuple[int, dict[str, int]]] = {
     "aarch64": (
         0xC00000B7,
         {
-            "seccomp": 277, "connect": 203,
+            "seccomp": 277, "connect": 203, "sendto": 206, "sendmsg": 211, "sendmmsg": 269,
             "ioctl": 29, "socket": 198, "clone": 220, "ptrace": 117, "mount": 40, "umount2": 39, "swapon": 224,
             "reboot": 142, "init_module": 105, "add_key": 217, "request_key": 218, "keyctl": 219, "unshare": 97,
             "kexec_load": 104, "perf_event_open": 241, "setns": 268, "process_vm_readv": 270,
@@ -119,12 +124,18 @@ def main() -> None:
         die_with_parent(options["death_signal"])
     if "landlock" in options or "seccomp" in options or options.get("scoped"):
         check(_libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+    if "listen_at" in options:
+        restrict_listening(options["listen_at"])
     if "landlock" in options:
         restrict_files(options["landlock"]["read"], options["landlock"]["write"])
     if options.get("scoped"):
         restrict_scope()
     if "seccomp" in options:
-        restrict_calls(no_unix=options["seccomp"] == "no-unix", sockets_fd=options.get("sockets_fd"))
+        restrict_calls(
+            no_unix=options["seccomp"] == "no-unix",
+            sockets_fd=options.get("sockets_fd"),
+            no_fastopen="listen_at" in options,
+        )
     close_descriptors(options.get("close_from", 3))
     exec_command(command, environment)
 
@@ -228,6 +239,17 @@ def restrict_files(readable: list[str], writable: list[str]) -> None:
     os.close(ruleset)
 
 
+def restrict_listening(port: int) -> None:
+    """By Landlock: TCP ports to bind to. 0 stands for any that the kernel chooses: none of them is a neighbour's."""
+    attributes = struct.pack("QQ", 0, LANDLOCK_BIND_TCP)
+    ruleset = check(_libc.syscall(LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0), "landlock ports")
+    for allowed in (0, port):
+        rule = struct.pack("QQ", LANDLOCK_BIND_TCP, allowed)
+        check(_libc.syscall(LANDLOCK_ADD_RULE, ruleset, LANDLOCK_RULE_PORT, rule, 0), "landlock port")
+    check(_libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock")
+    os.close(ruleset)
+
+
 def restrict_scope() -> None:
     attributes = struct.pack("QQQ", 0, 0, LANDLOCK_SCOPES)
     ruleset = check(_libc.syscall(LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0), "landlock ruleset")
@@ -252,14 +274,14 @@ def landlock_abi() -> int:
     return max(0, int(_libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, 1)))
 
 
-def restrict_calls(*, no_unix: bool, sockets_fd: int | None) -> None:
+def restrict_calls(*, no_unix: bool, sockets_fd: int | None, no_fastopen: bool = False) -> None:
     """A seccomp filter that refuses what no app needs and escapes are made of (attack 34)."""
     machine = os.uname().machine
     if machine not in MACHINES:
         if no_unix or sockets_fd is not None:
             fail(f"no system call filter for {machine}")
         return
-    program = filter_program(machine, no_unix=no_unix, brokered=sockets_fd is not None)
+    program = filter_program(machine, no_unix=no_unix, brokered=sockets_fd is not None, no_fastopen=no_fastopen)
     buffer = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
     pointer = struct.pack("@HP", len(program), ctypes.addressof(buffer))
     seccomp = MACHINES[machine][1]["seccomp"]
@@ -276,7 +298,9 @@ def restrict_calls(*, no_unix: bool, sockets_fd: int | None) -> None:
     os.close(listener)  # who has it could answer for the shim
 
 
-def filter_program(machine: str, *, no_unix: bool, brokered: bool) -> list[tuple[int, int, int, int]]:
+def filter_program(
+    machine: str, *, no_unix: bool, brokered: bool, no_fastopen: bool
+) -> list[tuple[int, int, int, int]]:
     """The BPF steps (code, jump if true, jump if false, operand)."""
     architecture, numbers = MACHINES[machine]
     load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -285,7 +309,7 @@ def filter_program(machine: str, *, no_unix: bool, brokered: bool) -> list[tuple
     steps = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, kill), (load, 0, 0, 0)]
     if machine == "x86_64":
         steps += [(at_least, 0, 1, 0x40000000), (give, 0, 0, deny)]  # the x32 table has numbers of its own
-    conditional = {"ioctl", "socket", "connect", "clone", "seccomp"}
+    conditional = {"ioctl", "socket", "connect", "clone", "seccomp", *FLAGS_AT}
     for name, number in {**numbers, **SAME_EVERYWHERE}.items():
         if name not in conditional:
             steps += [(equal, 0, 1, number), (give, 0, 0, absent if name == "clone3" else deny)]
@@ -295,6 +319,9 @@ def filter_program(machine: str, *, no_unix: bool, brokered: bool) -> list[tuple
         steps += [(load, 0, 0, 0)]
     steps += [(equal, 0, 4, numbers["clone"]), (load, 0, 0, 16), (any_bit, 0, 1, CLONE_NEWUSER), (give, 0, 0, deny)]
     steps += [(load, 0, 0, 0)]
+    for name, argument in FLAGS_AT.items() if no_fastopen else ():
+        steps += [(equal, 0, 4, numbers[name]), (load, 0, 0, 16 + 8 * argument)]
+        steps += [(any_bit, 0, 1, MSG_FASTOPEN), (give, 0, 0, deny), (load, 0, 0, 0)]
     families = {AF_UNIX: deny if no_unix else allow}
     families |= dict.fromkeys((AF_INET, AF_INET6, AF_NETLINK), tell if brokered else allow)
     steps += [(equal, 0, 2 + 2 * len(families), numbers["socket"]), (load, 0, 0, 16)]

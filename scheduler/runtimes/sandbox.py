@@ -9,9 +9,9 @@ A rung only turns a `Launch` into a command line: the work is done by `bwrap` an
 spawned them. No rung is believed in: `sandbox_probe.py` runs each before it is used.
 
 The network is the same on every rung: an app can be reached at its own port, and reaches whatever is far, but nothing
-of this machine and no metadata address (`socket_rules.py`, `shim_sockets.py`); abstract unix sockets are closed by an
-empty network namespace, by Landlock's scope, or with all unix sockets. Where the kernel cannot do it (before 5.9), a
-rung is named with "open network".
+of this machine and no metadata address (`socket_rules.py`, `shim_sockets.py`, `shim_connects.py`); abstract unix
+sockets are closed by an empty network namespace, by Landlock's scope, or with all unix sockets. Where the kernel cannot
+do it (before 5.9), a rung is named with "open network".
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Sandbox:
         sized_tmp: Whether this bubblewrap can bound a tmpfs.
         brokered: Whether the shim makes the app's internet sockets.
         scoped: Whether this kernel's Landlock can close abstract unix sockets.
+        supervised: Whether the shim makes the app's connections as well, for want of a filter on TCP sockets.
         own_network: Whether bubblewrap gives an empty network namespace, which closes them, too.
     """
 
@@ -100,6 +101,7 @@ class Sandbox:
     brokered: bool = False
     scoped: bool = False
     own_network: bool = False
+    supervised: bool = False
 
     @property
     def name(self) -> str:
@@ -114,7 +116,12 @@ class Sandbox:
             return None
         numbers = confine.MACHINES[os.uname().machine][1]
         port = int(launch.environment.get("PORT", "0"))
-        return {"owner": self.owner_of(launch.replica_id), "port": port, "connect": numbers["connect"]}
+        return {
+            "owner": self.owner_of(launch.replica_id),
+            "port": port,
+            "supervised": self.supervised,
+            "connect": numbers["connect"],
+        }
 
     def owner_of(self, replica_id: str) -> int | None:
         """The uid (and gid) that this replica's files must belong to; None: the daemon's own."""
@@ -133,7 +140,7 @@ class Sandbox:
             groups: Folders of control groups to enter before anything else.
         """
         inner = self._inner_options(launch)
-        closed = self.scoped or self.own_network
+        closed = (self.scoped or self.own_network) and not self.supervised
         match self.rung:
             case Rung.BUBBLEWRAP:
                 outer: dict[str, Any] = {"death_signal": 9, "oom_score": OOM_SCORE, "umask": 0o022}
@@ -177,6 +184,8 @@ class Sandbox:
         }
         if self.brokered:
             options["sockets_fd"] = SOCKETS_FD
+        if self.supervised:
+            options["listen_at"] = int(launch.environment.get("PORT", "0"))
         owner = self.owner_of(launch.replica_id)
         if owner is not None:
             options |= {"uid": owner, "gid": owner}

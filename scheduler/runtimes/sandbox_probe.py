@@ -35,9 +35,6 @@ from scheduler.runtimes.sandbox import Interpreter, Rung, Sandbox, sandbox_witho
 
 PROBE_S_MAX = 15.0
 
-CLOSED_AND_OPEN = ((True, False), (False, False))
-"""With the shim's sockets or the app's own; with a network namespace or, as many containers have it, without."""
-
 LADDER = (Rung.BUBBLEWRAP, Rung.UID, Rung.LANDLOCK)
 
 SCRIPT = """
@@ -125,10 +122,10 @@ async def probe_rung(
         return None, missing
     why = "no Python for apps was found"
     scoped = confine.landlock_abi() >= confine.LANDLOCK_ABI_MIN
-    networks = ((True, True), (True, False), (False, False)) if rung is Rung.BUBBLEWRAP else CLOSED_AND_OPEN
-    for (brokered, own), interpreter in itertools.product(networks, interpreters()):
+    for network, interpreter in itertools.product(_networks(rung, scoped), interpreters()):
         sandbox = await trio.to_thread.run_sync(_sandbox, rung, seed, interpreter)
-        sandbox = replace(sandbox, brokered=brokered, own_network=own, scoped=scoped)
+        brokered, own, supervised = network
+        sandbox = replace(sandbox, scoped=scoped, brokered=brokered, own_network=own, supervised=supervised)
         closed = _open_the_way(folder) if rung is Rung.UID else []
         why_not = await _try(sandbox, folder, groups)
         if why_not is None:
@@ -137,6 +134,15 @@ async def probe_rung(
         for place, mode in closed:
             place.chmod(mode)
     return None, why
+
+
+def _networks(rung: Rung, scoped: bool) -> list[tuple[bool, bool, bool]]:
+    """How the network can be closed (`brokered`, `own_network`, `supervised`), best first, and last: not at all."""
+    ways = [(True, True, False)] if rung is Rung.BUBBLEWRAP else []
+    ways.append((True, False, False))
+    if scoped:
+        ways.append((True, False, True))
+    return [*ways, (False, False, False)]
 
 
 def interpreters() -> tuple[Interpreter, ...]:

@@ -147,6 +147,7 @@ class Shim:
                 ours,
                 owner=wanted["owner"],
                 port=int(wanted["port"]),
+                supervised=bool(wanted["supervised"]),
                 connect_number=int(wanted["connect"]),
                 watch=self._watch,
                 unwatch=self._unwatch,
@@ -393,9 +394,9 @@ class Shim:
         except OSError as error:
             self.log.note(f"the record of this run could not be written: {error}")
 
-    def _watch(self, fd: int, handler: Callable[[], object]) -> None:
+    def _watch(self, fd: int, handler: Callable[[], object], events: int = select.POLLIN) -> None:
         self.handlers[fd] = handler
-        self.poll.register(fd, select.POLLIN)
+        self.poll.register(fd, events)
 
     def _unwatch(self, fd: int) -> None:
         if self.handlers.pop(fd, None) is not None and not (self.output_paused and fd in self.output):

@@ -32,6 +32,7 @@ from scheduler.runtimes.socket_rules import (
     SOCK_CLOEXEC,
     SOCK_KIND,
     SOCK_NONBLOCK,
+    SOCK_STREAM,
     is_near,
     may_exist,
     packet_filter,
@@ -41,6 +42,8 @@ from scheduler.runtimes.socket_rules import (
 TYPE_CHECKING = False  # what `typing` calls it, without importing `typing`
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from scheduler.runtimes.shim_connects import Connects
 
 RECEIVE, SEND, ADD_FD = 0xC0502100, 0xC0182101, 0x40182103
 GO_ON, AND_ANSWER = 1, 2
@@ -61,6 +64,7 @@ class SocketBroker:
         channel: A unix socket by which the app's first stage sends the listening descriptor.
         owner: The uid that the app has, if it is not ours.
         port: The app's.
+        supervised: Where TCP sockets can have no filter: connections are made here as well (`shim_connects.py`).
         connect_number: Of the `connect` system call on this machine.
         watch, unwatch: Add a descriptor to the loop, and take it out.
     """
@@ -71,8 +75,9 @@ class SocketBroker:
         *,
         owner: int | None,
         port: int,
+        supervised: bool,
         connect_number: int,
-        watch: Callable[[int, Callable[[], object]], None],
+        watch: Callable[..., None],
         unwatch: Callable[[int], None],
     ) -> None:
         self._channel = channel
@@ -87,6 +92,11 @@ class SocketBroker:
         self._answers_at_once = True  # whether ADD_FD can answer in the same step: Linux 5.14
         # Kept for ever: a socket option names them by their place in memory.
         self._filters = {kind: array("B", packet_filter(kind, port)) for kind in (1, 2)}
+        self._connects: Connects | None = None
+        if supervised:
+            from scheduler.runtimes.shim_connects import Connects  # `ctypes` weighs a megabyte
+
+            self._connects = Connects(port, answer=self._answer_connect, watch=watch, unwatch=unwatch)
         watch(channel.fileno(), self._take_listener)
 
     def wait_s(self) -> float | None:
@@ -102,6 +112,8 @@ class SocketBroker:
     def close(self) -> None:
         """No more sockets."""
         self._close_channel()
+        if self._connects:
+            self._connects.close()
         if self._listener >= 0:
             if not self._paused:
                 self._unwatch(self._listener)
@@ -143,11 +155,17 @@ class SocketBroker:
         number = words[2] & 0xFFFFFFFF
         arguments = (words[4], words[5], words[6])
         try:
-            if number == self._connect_number:
+            if number == self._connect_number and self._connects:
+                fd, place, length = arguments
+                self._connects.connect(
+                    self._listener, request, pid, fd & 0xFFFFFFFF, place, length & 0xFFFFFFFF
+                )
+            elif number == self._connect_number:
                 self._answer(request, error=ECONNREFUSED if self._is_refused(pid, *arguments) else 0)
             else:
                 self._make(request, *(argument & 0xFFFFFFFF for argument in arguments))
-        except OSError:
+        except (OSError, ValueError):
+            self._answer_connect(request, EINVAL)
             self._close_if_nobody_is_left()
         self._flow.take(1)
         if self._flow.wait_s() and self._listener >= 0:
@@ -170,7 +188,7 @@ class SocketBroker:
             self._answer(request, error=error.errno or EINVAL)
             return
         try:
-            if family != AF_NETLINK:
+            if family != AF_NETLINK and not (self._connects and kind & SOCK_KIND == SOCK_STREAM):
                 self._lock(made, kind & SOCK_KIND)
             if self._owner is not None:
                 os.fchown(made.fileno(), self._owner, self._owner)  # as whose socket the kernel counts it
@@ -207,6 +225,12 @@ class SocketBroker:
         go_on = GO_ON if value is None and not error else 0
         answer = _words64(request, value or 0) + (-error & 0xFFFFFFFF).to_bytes(4, "little") + _words32(go_on)
         fcntl.ioctl(self._listener, SEND, answer)
+
+    def _answer_connect(self, request: int, error: int) -> None:
+        try:
+            self._answer(request, value=0, error=error)
+        except OSError:
+            return  # who asked is dead, or was interrupted
 
     def _is_refused(self, pid: int, _fd: int, place: int, length: int) -> bool:
         try:

@@ -20,7 +20,7 @@ Source: `linux/filter.h`, `net/core/filter.c` (the ancillary loads), socket(7) o
 
 from __future__ import annotations
 
-AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
+AF_UNSPEC, AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 0, 1, 2, 10, 16
 SOCK_STREAM, SOCK_DGRAM, SOCK_RAW = 1, 2, 3
 SOCK_KIND, SOCK_NONBLOCK, SOCK_CLOEXEC = 0xF, 0o4000, 0o2000000
 
@@ -89,6 +89,15 @@ def is_near(address: bytes) -> bool:
     else:
         return False
     return host[:1] in (b"\x7f", b"\x00") or int.from_bytes(host[:2], "big") == LINK_LOCAL_V4 or host in METADATA_V4
+
+
+def host_of(address: bytes) -> str:
+    """The host in an internet sockaddr, as text; an IPv4 address in IPv6 clothes without them."""
+    host = address[8:24]
+    if int.from_bytes(address[:2], "little") == AF_INET or host[:12] == bytes(10) + b"\xff\xff":
+        v4 = address[4:8] if int.from_bytes(address[:2], "little") == AF_INET else host[12:]
+        return ".".join(map(str, v4))
+    return ":".join(f"{int.from_bytes(host[at : at + 2], 'big'):x}" for at in range(0, 16, 2))
 
 
 def port_of(address: bytes) -> int:

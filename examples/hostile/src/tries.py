@@ -78,7 +78,7 @@ def list_the_home() -> bool:
 
 
 def write_into_the_home() -> bool:
-    with open(f"{HOME}/planted", "w") as file:
+    with open(f"{HOME}/identity/planted", "w") as file:
         return file.write("x") == 1
 
 

@@ -28,6 +28,7 @@ from consensus.ledger_entries import (
 )
 from consensus.ledger_facts import Context, Facts, conflict, done, missing, refused, usage
 from consensus.records import Invite, KeyShare, Member, MemberStatus, Out
+from mesh.claims import NAME_CHARS_MAX
 from mesh.names import NodeId, node_id_of
 
 MEMBERS_MAX = 10_000
@@ -127,11 +128,13 @@ def invite_refusal(invite: Invite, time_ms: int) -> Result | None:
 
 
 def free_name(facts: Facts, wanted: str, node_id: NodeId) -> str:
-    """The wanted name, or the first of wanted-2, wanted-3, … that no other member bears."""
+    """The wanted name, or the first of wanted-2, wanted-3, … that no other member bears; no longer than names are."""
     taken = {other.name for other in facts.members.values() if other.node_id != node_id}
     if wanted not in taken:
         return wanted
-    return next(name for number in range(2, len(taken) + 3) if (name := f"{wanted}-{number}") not in taken)
+    ends = (f"-{number}" for number in range(2, len(taken) + 3))
+    numbered = (wanted[: NAME_CHARS_MAX - len(end)].rstrip("-") + end for end in ends)
+    return next(name for name in numbered if name not in taken)
 
 
 def remove_member(facts: Facts, entry: RemoveMember, context: Context) -> Result:

@@ -13,10 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mesh.claims import check_labels, check_name, check_text, is_host, labels_of
 from mesh.errors import UsageError
-
-NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
-LABEL_KEY = re.compile(r"[A-Za-z0-9._/-]{1,63}")
 
 DEFAULT_ADDRESS = {"mesh": "127.0.0.1:6700", "http": "127.0.0.1:6780", "ingress": "127.0.0.1:6781"}
 """Ports of the contract. Loopback unless told otherwise."""
@@ -82,9 +80,9 @@ def load_config(flags: Mapping[str, object], environment: Mapping[str, str]) -> 
 
     return Config(
         home=root,
-        name=_checked_name(str(setting("name") or _host_name())),
-        zone=_short_text("zone", setting("zone")),
-        provider=_short_text("provider", setting("provider")),
+        name=check_name(str(setting("name") or _host_name())),
+        zone=check_text("zone", str(setting("zone") or "")),
+        provider=check_text("provider", str(setting("provider") or "")),
         labels=_labels(setting("labels")),
         listen=_address("listen", setting("listen")),
         advertise=_address("advertise", setting("advertise")),
@@ -134,35 +132,13 @@ def _host_name() -> str:
     return name[:40].strip("-") or "node"
 
 
-def _checked_name(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise UsageError(
-            f"{name!r} cannot be a node's name", why="1 to 40 of a-z, 0-9 and -, not - at an end", hint="set --name"
-        )
-    return name
-
-
-def _short_text(setting: str, value: object) -> str:
-    text = str(value or "")
-    if len(text) > 63 or not text.isprintable():
-        raise UsageError(f"--{setting} has at most 63 printable characters")
-    return text
-
-
 def _labels(value: object) -> tuple[tuple[str, str], ...]:
-    pairs: dict[str, str] = {}
     if isinstance(value, Mapping):
         pairs = {str(key): str(text) for key, text in value.items()}
-    elif value:
-        items = value if isinstance(value, list | tuple) else str(value).split(",")
-        for item in items:
-            key, separator, text = str(item).partition("=")
-            if not separator:
-                raise UsageError(f"a label is key=value, not {item!r}")
-            pairs[key] = text
-    for key, text in pairs.items():
-        if not LABEL_KEY.fullmatch(key) or len(text) > 63 or not text.isprintable():
-            raise UsageError(f"{key}={text} cannot be a label", why="keys: A-Z a-z 0-9 . _ / -; values: 63 characters")
+        check_labels(pairs.items())
+    else:
+        items = value if isinstance(value, list | tuple) else str(value or "").split(",")
+        pairs = labels_of(str(item) for item in items if item)
     return tuple(sorted(pairs.items()))
 
 
@@ -173,9 +149,12 @@ def _address(setting: str, value: object) -> str | None:
     host, separator, port = text.rpartition(":")
     if not separator and text.isascii() and text.isdigit():
         return f"127.0.0.1:{_port(setting, text)}"
-    if not separator or not host:
+    if not separator or not is_host(host):
         raise UsageError(f"--{setting} takes HOST:PORT, not {text!r}")
-    return f"{host}:{_port(setting, port)}"
+    checked = _port(setting, port)
+    if setting == "advertise" and checked == 0:
+        raise UsageError("--advertise: nobody can reach port 0", hint="name the port that others see")
+    return f"{host}:{checked}"
 
 
 def _port(setting: str, text: str) -> int:

@@ -28,6 +28,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 from mesh.budget import HANDSHAKE_S
+from mesh.claims import ADDRESSES_MAX, check_address, check_labels, check_name, check_text
 from mesh.errors import (
     DeadlineError,
     FreecloudError,
@@ -38,10 +39,11 @@ from mesh.errors import (
     RefusedError,
     UnavailableError,
     UnreachableError,
+    UsageError,
     rebuild,
 )
 from mesh.errors import Kind as ErrorKind
-from mesh.identity import Identity, certificate_public_key, verify_signature
+from mesh.identity import Identity, certificate_public_key, check_certificate, verify_signature
 from mesh.invite import InvitePin, InviteToken, invite_signing_key
 from mesh.names import MeshId, NodeId, node_id_of
 from mesh.tls import ALPN_JOIN, TlsStream, join_context
@@ -57,10 +59,14 @@ ANSWER_S = 15.0
 
 SIGNING_DOMAIN = b"freecloud-join-1"
 
-REQUEST_BYTES_MAX = 8 * 1024
+COUNTER_MAX = 1 << 48
+LEVEL_MAX = 1 << 16
+"""What no node comes near, and every later sum of it stays exact."""
+
+REQUEST_BYTES_MAX = 16 * 1024
 WELCOME_BYTES_MAX = 16 * 1024 * 1024  # ten thousand members; only a pinned server is believed that much
 
-_REQUEST = Codec(Limits(total_bytes_max=REQUEST_BYTES_MAX, text_bytes_max=512, bytes_max=1024, items_max=64))
+_REQUEST = Codec(Limits(total_bytes_max=REQUEST_BYTES_MAX, text_bytes_max=512, bytes_max=1024, items_max=128))
 _REPLY = Codec(
     Limits(total_bytes_max=WELCOME_BYTES_MAX, text_bytes_max=2048, bytes_max=WELCOME_BYTES_MAX, items_max=16)
 )
@@ -86,6 +92,28 @@ class JoinProfile:
     def __post_init__(self) -> None:
         if len(self.public_key) != 32 or len(self.store_id) != 16 or len(self.boot_nonce) != 8:
             raise ValueError("a key has 32 bytes, a store id 16, a boot nonce 8")
+
+    def check(self) -> None:
+        """Whether every member can live with what this joiner says of itself; a token makes nobody trustworthy.
+
+        Raises:
+            UsageError: A name, a zone, a label or an address that cannot be meant.
+            RefusedError: Something else that no honest joiner says.
+        """
+        check_name(self.name)
+        check_text("zone", self.zone)
+        check_text("provider", self.provider)
+        check_labels(self.labels)
+        if not 1 <= len(self.addresses) <= ADDRESSES_MAX:
+            raise UsageError(f"a node has 1 to {ADDRESSES_MAX} addresses", why=f"these are {len(self.addresses)}")
+        for address in self.addresses:
+            check_address(address)
+        if not (0 < self.boot_counter < COUNTER_MAX and 0 <= self.feature_level < LEVEL_MAX):
+            raise RefusedError("the joiner's start or feature level is out of range", code="join.range")
+        try:
+            check_certificate(self.certificate, self.public_key)
+        except ProtocolError as error:
+            raise RefusedError(f"the joiner's certificate is refused: {error.what}", code="join.certificate") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,8 +235,7 @@ async def _verify(tls: TlsStream, desk: AdmissionDesk, identity: Identity) -> Ve
         raise InviteRefused("this invite token was altered", why="its secret is wrong", code="invite.damaged")
     if not verify_signature(profile.public_key, SIGNING_DOMAIN, statement, request.by_node):
         raise RefusedError("the joiner does not own the key that it shows", code="join.key")
-    if certificate_public_key(profile.certificate) != profile.public_key:
-        raise RefusedError("the joiner's certificate is of another key", code="join.certificate")
+    profile.check()
     return VerifiedJoin(request.token_id, node_id_of(profile.public_key), profile)
 
 

@@ -161,6 +161,25 @@ def certificate_public_key(certificate: bytes) -> bytes:
     return inner[len(_SPKI_PREFIX) : length]
 
 
+def check_certificate(certificate: bytes, public_key: bytes) -> None:
+    """Whether every member could put this certificate into its trust store, and know its owner by it.
+
+    One that OpenSSL cannot read would keep each of them from building that store: so it is read here, before it is
+    anybody's.
+
+    Raises:
+        ProtocolError: It is of another key, was altered, or cannot be read.
+    """
+    if certificate_public_key(certificate) != public_key:
+        raise ProtocolError("the certificate is of another key")
+    if not _signed_by_itself(certificate, VerifyKey(public_key)):
+        raise ProtocolError("the certificate is damaged", why="its signature does not fit")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificate)
+    except (ssl.SSLError, ValueError) as error:
+        raise ProtocolError("the certificate is damaged", why="TLS cannot read it") from error
+
+
 def _signed_by_itself(certificate: bytes, key: VerifyKey) -> bool:
     """Whether the signature fits what it is over, which notices any altered bit."""
     outer, _ = _der_element(certificate, 0x30)

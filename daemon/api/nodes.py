@@ -16,7 +16,8 @@ from daemon.api.patience import change_deadline
 from daemon.api.views import find_member, node_document, observed
 from daemon.config import is_loopback
 from daemon.invites import make_invite
-from mesh.errors import RefusedError, UsageError
+from mesh.claims import check_labels, labels_of
+from mesh.errors import RefusedError
 from mesh.names import NodeId
 
 INVITE = schema(("uses", "expires_ms"), uses="integer", expires_ms="integer", labels="string[]")
@@ -66,7 +67,7 @@ async def create_invite(call: Call) -> Response:
         services,
         uses=wanted["uses"],
         expires_ms=wall_ms() + wanted["expires_ms"],
-        labels=tuple(sorted(_pairs(wanted.get("labels") or []).items())),
+        labels=tuple(sorted(labels_of(wanted.get("labels") or []).items())),
     )
     await services.ledger.propose(AddInvite(invite), deadline=change_deadline(services))
     notices = []
@@ -78,8 +79,9 @@ async def create_invite(call: Call) -> Response:
 async def label_node(call: Call) -> Response:
     member = find_member(call.services, call.path("name"))
     wanted = await read_json(call.request, LABELS)
-    labels = {**dict(member.labels), **_pairs(wanted["labels"])}
+    labels = {**dict(member.labels), **labels_of(wanted["labels"])}
     kept = tuple(sorted((key, value) for key, value in labels.items() if value))
+    check_labels(kept)
     await call.services.ledger.propose(_change(member.node_id, labels=kept), deadline=change_deadline(call.services))
     return document({"name": member.name, "labels": dict(kept)})
 
@@ -116,16 +118,6 @@ def _change(
     node_id: NodeId, *, labels: tuple[tuple[str, str], ...] | None = None, draining: bool | None = None
 ) -> ChangeMember:
     return ChangeMember(node_id, labels, None, draining, None, None, None, None, None)
-
-
-def _pairs(texts: list[str]) -> dict[str, str]:
-    pairs = {}
-    for text in texts:
-        key, separator, value = text.partition("=")
-        if not separator or not key or len(key) > 63 or len(value) > 63 or not text.isprintable():
-            raise UsageError(f"a label is key=value, not {text!r}")
-        pairs[key] = value
-    return pairs
 
 
 OPERATIONS = (

@@ -112,6 +112,8 @@ async def dial_tcp(address: str) -> TcpStream:
         stream = await trio.open_tcp_stream(host, port, happy_eyeballs_delay=CONNECT_STAGGER_S)
     except OSError as error:
         raise UnreachableError(f"cannot connect to {address}", why=_cause(error)) from error
+    except (UnicodeError, ValueError) as error:  # of the resolver: a host that no name can be, such as "a..b"
+        raise UnreachableError(f"cannot connect to {address!r}", why="there can be no such host") from error
     return TcpStream(stream.socket)
 
 
@@ -122,7 +124,7 @@ def split_address(address: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         colon = ""
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+    if not colon or not host or not port.isascii() or not port.isdigit() or len(port) > 5 or not 0 < int(port) < 65536:
         raise UsageError(f"{address!r} is no address", hint="write HOST:PORT, or [IPV6]:PORT")
     return host, int(port)
 

@@ -19,6 +19,7 @@ from blake3 import blake3
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from consensus.disk import disk_failure
 from mesh.errors import DamagedError, ExhaustedError, MissingError, UsageError
 from scheduler.archive import extract
 
@@ -85,33 +86,40 @@ class BundleStore:
             expected: The name that it has to have, when another node says so.
 
         Raises:
-            ExhaustedError: More than 256 MiB.
+            ExhaustedError: More than 256 MiB, or the disk is full: nothing of it is left here then.
+            DiskError: The disk failed.
             DamagedError: The bytes are not what their name says.
         """
         path = self._folder / f"{secrets.token_hex(8)}.part"
-        file = await trio.to_thread.run_sync(lambda: path.open("xb"))
         try:
-            with file:
-                sealer = _Sealer(self._key, file)
-                digest, size = blake3(), 0
-                async for piece in content:
-                    size += len(piece)
-                    if size > BUNDLE_BYTES_MAX:
-                        raise ExhaustedError(
-                            f"the source is larger than {BUNDLE_BYTES_MAX >> 20} MiB", code="limit.bundle"
-                        )
-                    digest.update(piece)
-                    await trio.to_thread.run_sync(sealer.write, bytes(piece))
-                name = digest.hexdigest()
-                if expected is not None and name != expected:
-                    raise DamagedError("the source that came is not the one that was asked for", why=name[:SHORT_HEX])
-                if size == 0:
-                    raise UsageError("the source is empty")
-                await trio.to_thread.run_sync(lambda: sealer.finish(self._folder / (name + SUFFIX), path))
+            stored = await self._write(path, content, expected)
+        except OSError as error:
+            raise disk_failure(error, "keep a source in", str(self._folder)) from error
         finally:
             path.unlink(missing_ok=True)
-        self._names.add(name)
-        self._since[name] = trio.current_time()
+        self._names.add(stored.bundle)
+        self._since[stored.bundle] = trio.current_time()
+        return stored
+
+    async def _write(self, path: Path, content: AsyncIterable[bytes], expected: str | None) -> StoredBundle:
+        """Seal the stream into the file, and give it its name once all of it is there."""
+        file = await trio.to_thread.run_sync(lambda: path.open("xb"))
+        with file:
+            sealer = _Sealer(self._key, file)
+            digest, size = blake3(), 0
+            async for piece in content:
+                size += len(piece)
+                if size > BUNDLE_BYTES_MAX:
+                    limit = f"the source is larger than {BUNDLE_BYTES_MAX >> 20} MiB"
+                    raise ExhaustedError(limit, code="limit.bundle")
+                digest.update(piece)
+                await trio.to_thread.run_sync(sealer.write, bytes(piece))
+            name = digest.hexdigest()
+            if expected is not None and name != expected:
+                raise DamagedError("the source that came is not the one that was asked for", why=name[:SHORT_HEX])
+            if size == 0:
+                raise UsageError("the source is empty")
+            await trio.to_thread.run_sync(lambda: sealer.finish(self._folder / (name + SUFFIX), path))
         return StoredBundle(name, size)
 
     async def read(self, bundle: str) -> AsyncGenerator[bytes, None]:

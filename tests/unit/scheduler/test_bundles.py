@@ -11,9 +11,11 @@ import pytest
 import trio
 from blake3 import blake3
 
+from consensus.disk import NoSpace
 from mesh.errors import DamagedError, ExhaustedError, MissingError, UsageError
 from scheduler import bundles
 from scheduler.bundles import KEPT_S_MIN, PIECE_BYTES, BundleStore
+from tests.e2e.mounts import can_mount, small_disk
 
 KEY = b"k" * 32
 
@@ -131,3 +133,21 @@ async def test_what_no_release_names_goes_but_not_soon_after_it_came_or_after_a_
     assert await store.keep_only([needed]) == 1
     assert store.list() == (needed,)
     assert not store.has(needless)
+
+
+async def test_a_full_disk_is_told_and_nothing_of_the_source_is_left(tmp_path: Path) -> None:
+    if not can_mount(tmp_path / "probe"):
+        pytest.skip("needs root: a disk that is full is a file system of its own")
+    with small_disk(tmp_path / "disk", 256 * 1024) as disk:
+        store = await store_in(disk / "bundles")
+        for size in (200, 300, 2_000):  # one fits; another is over within a piece, a third long before its end
+            content = bytes(size * 1024)
+            if size == 200:
+                kept = await store.put(pieces(content))
+                continue
+            with pytest.raises(NoSpace) as refused:
+                await store.put(pieces(content))
+            assert "bundles" in refused.value.why
+            assert [path.suffix for path in (disk / "bundles").iterdir()] == [".bundle"]
+        assert store.list() == (kept.bundle,)
+        assert len(await whole(store, kept.bundle)) == 200 * 1024

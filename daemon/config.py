@@ -15,11 +15,15 @@ from pathlib import Path
 
 from mesh.claims import check_labels, check_name, check_text, is_host, labels_of
 from mesh.errors import UsageError
+from mesh.key_file import PASSPHRASE_BYTES_MAX
 
 DEFAULT_ADDRESS = {"mesh": "127.0.0.1:6700", "http": "127.0.0.1:6780", "ingress": "127.0.0.1:6781"}
 """Ports of the contract. Loopback unless told otherwise."""
 
 SANDBOXES = ("auto", "bubblewrap", "uid", "landlock", "none")
+
+CREDENTIAL = "freecloud-passphrase"
+"""Of systemd: LoadCredentialEncrypted=freecloud-passphrase:FILE, which a TPM may hold."""
 
 SETTINGS = ("name", "zone", "provider", "listen", "advertise", "http", "ingress", "sandbox", "unsandboxed", "labels")
 
@@ -45,6 +49,7 @@ class Config:
     unsandboxed: bool = False
     ready_descriptor: int | None = None
     join_token: str = field(default="", repr=False)
+    passphrase: bytes = field(default=b"", repr=False)  # of the key file (rule T7)
 
 
 def default_home(environment: Mapping[str, str]) -> Path:
@@ -92,6 +97,7 @@ def load_config(flags: Mapping[str, object], environment: Mapping[str, str]) -> 
         unsandboxed=_truth(setting("unsandboxed")),
         ready_descriptor=_number(flags.get("ready_descriptor")),
         join_token=str(flags.get("join_token") or ""),
+        passphrase=_passphrase(environment),
     )
 
 
@@ -125,6 +131,23 @@ def _read_toml(path: Path) -> dict[str, object]:
     if unknown:
         raise UsageError(f"{path} sets {unknown[0]!r}, which is no setting", hint=f"settings: {', '.join(SETTINGS)}")
     return values
+
+
+def _passphrase(environment: Mapping[str, str]) -> bytes:
+    """From the file that FREECLOUD_PASSPHRASE_FILE names, or systemd's credential; never from argv or a variable."""
+    named = environment.get("FREECLOUD_PASSPHRASE_FILE")
+    folder = environment.get("CREDENTIALS_DIRECTORY")
+    path = Path(named) if named else Path(folder or "/nowhere") / CREDENTIAL
+    if not named and (not folder or not path.exists()):
+        return b""
+    try:
+        with path.open("rb") as file:
+            content = file.read(PASSPHRASE_BYTES_MAX + 1).removesuffix(b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot read the passphrase in {path}", why=error.strerror or "") from error
+    if not 0 < len(content) <= PASSPHRASE_BYTES_MAX:
+        raise UsageError(f"{path} holds no passphrase", why=f"it has 1 to {PASSPHRASE_BYTES_MAX} bytes")
+    return content
 
 
 def _host_name() -> str:

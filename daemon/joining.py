@@ -99,12 +99,12 @@ def profile_of(config: Config, identity: Identity, boot: BootMark, mesh_address:
     )
 
 
-def identity_of(home: Home) -> Identity:
+def identity_of(home: Home, passphrase: bytes) -> Identity:
     """The identity that lies in this home; the first start makes it."""
     try:
-        return load_identity(home.identity)
+        return load_identity(home.identity, passphrase)
     except MissingError:
         if home.mesh.exists() or any(home.log.iterdir()):
             # What lies here is sealed under that key; a new one would make it a stranger in its own home.
             raise DamagedError(f"the key of this node is gone from {home.identity}", hint=RESTORE) from None
-        return create_identity(home.identity)
+        return create_identity(home.identity, passphrase)

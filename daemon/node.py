@@ -91,7 +91,7 @@ class Node:
         self._stop = trio.Event()
         self._leaving = Leaving.FOR_GOOD
         self._failure: FreecloudError | None = None
-        self.identity = identity_of(home)
+        self.identity = identity_of(home, config.passphrase)
 
     async def run(self) -> None:
         """Everything, in the order in which it can be: memory, mesh, agreement, apps, API."""

@@ -3,8 +3,8 @@
 The certificate's dates mean nothing and its name proves nothing: a link accepts exactly the certificates that the
 ledger's active members have, byte for byte. There is no root key, no CA, no expiry, no chain and no CRL.
 
-The key file is the one secret that a node keeps in clear (rule T7), because it has to start again unattended; every
-other key at rest is derived from it or sealed to it.
+The key file is the one secret that a node keeps in clear (rule T7), because it has to start again unattended, unless
+its owner puts it under a passphrase; every other key at rest is derived from it or sealed to it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from nacl.exceptions import BadSignatureError, CryptoError
 from nacl.public import SealedBox
 from nacl.signing import SigningKey, VerifyKey
 
+from mesh import key_file
 from mesh.errors import DamagedError, MissingError, ProtocolError
 from mesh.names import NodeId, node_id_of
 
@@ -75,8 +76,10 @@ class Identity:
             raise DamagedError("cannot open what was sealed to this node") from error
 
 
-def create_identity(folder: Path) -> Identity:
+def create_identity(folder: Path, passphrase: bytes = b"") -> Identity:
     """A new node: draws the key, makes its certificate, writes both to `folder` before it returns.
+
+    With a passphrase the file is sealed under it, and opens by nothing else.
 
     Raises:
         FileExistsError: There is a key already; it is never overwritten.
@@ -87,15 +90,19 @@ def create_identity(folder: Path) -> Identity:
     signing_key = SigningKey.generate()
     certificate = _self_signed(bytes(signing_key), node_id_of(bytes(signing_key.verify_key)))
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _write_secret(path, _to_pem(certificate, bytes(signing_key)))
-    return _identity(signing_key, certificate, path)
+    text = _to_pem(certificate, bytes(signing_key))
+    _write_secret(path, key_file.seal(text, passphrase) if passphrase else text)
+    return _identity(signing_key, certificate, key_file.in_memory(text) if passphrase else path)
 
 
-def load_identity(folder: Path) -> Identity:
+def load_identity(folder: Path, passphrase: bytes = b"") -> Identity:
     """The identity that `create_identity` wrote to this folder.
+
+    A key in clear that is loaded with a passphrase is under it from then on.
 
     Raises:
         MissingError: There is none.
+        RefusedError: It is under a passphrase, and not under this one.
         DamagedError: The file is not what was written; the certificate and the key must belong together.
     """
     path = folder / KEY_FILE
@@ -107,6 +114,9 @@ def load_identity(folder: Path) -> Identity:
         ) from None
     except UnicodeDecodeError as error:
         raise DamagedError(f"{path} is not a key file", hint=RESTORE) from error
+    sealed = key_file.is_sealed(text)
+    if sealed:
+        text = key_file.unseal(text, passphrase, path)
     certificate, seed = _from_pem(text, path)
     signing_key = SigningKey(seed)
     try:
@@ -119,7 +129,9 @@ def load_identity(folder: Path) -> Identity:
     if not whole:
         # Links accept a certificate byte for byte: one altered bit would make this node a stranger everywhere.
         raise DamagedError(f"{path} holds a damaged certificate", why="its signature does not fit", hint=RESTORE)
-    return _identity(signing_key, certificate, path)
+    if passphrase and not sealed:
+        _write_secret(path, key_file.seal(text, passphrase))
+    return _identity(signing_key, certificate, key_file.in_memory(text) if passphrase else path)
 
 
 def verify_signature(public_key: bytes, domain: bytes, message: bytes, signature: bytes) -> bool:

@@ -52,12 +52,8 @@ fuzz: setup ## parsers against generated input
 bench: setup ## every figure claimed, as a ratio beside a peer
 	$(BIN)/python -m bench
 
-soak: setup system ## the full sizes: 20,000 seeds, the hunt for planted bugs, and every figure as it is claimed
-	$(BIN)/python -m tests.sim.run --seeds 20000
-	$(BIN)/python -m tests.sim.hunt
-	$(BIN)/python -m tests.sim.effects --seeds 300
-	$(BIN)/python -m tests.sim.branches --seeds 200
-	$(BIN)/python -m bench --full
+soak: setup system ## everything at its full size, written to docs/measurements.md
+	$(BIN)/python -m bench.soak
 
 lint: setup ## ruff, mypy strict, import-linter
 	$(BIN)/ruff check .

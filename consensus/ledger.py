@@ -337,8 +337,8 @@ class Ledger:
         best = await self._recovery.open_epoch(epoch, deadline=deadline)
         while (mesh := self.state.mesh) is None or mesh.epoch < epoch:
             self.catch_up()
-            await self.propose(OpenEpoch(epoch, "the majority of the voters was lost"), deadline=deadline)
-            await self._pause(deadline)
+            opened = await self.propose(OpenEpoch(epoch, "the majority of the voters was lost"), deadline=deadline)
+            await self.wait_index(opened.index, deadline=deadline)
         return best
 
     def catch_up(self) -> None:

@@ -6,8 +6,8 @@ at least so many others, and fewer could not have agreed on it. In a mesh of thr
 as every member is (T4: it may crash, not lie); of five voters it takes two. An epoch that this node knows to be over
 says nothing: what was removed in it was given up with it (T5).
 
-That another start of this node lives, one peer proves by having heard both. It is said to whoever is not named by the
-ledger; a start that is named goes by the ledger alone.
+That another start of this node lives, one peer proves by having heard both. A start that the ledger has named goes by
+the ledger: it ends for such a word only if the peer has read further, and found the other one named.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from consensus.ledger import Ledger
-from daemon.standing import Standing, beside_another, removed
+from daemon.standing import Standing, beside_another, removed, replaced
 from mesh.errors import FreecloudError
 from mesh.last_word import LastWord, Reason
 from mesh.names import NodeId
@@ -47,6 +47,10 @@ class Hearsay:
                 voters = self._ledger.quorum().voters or self._trust.members()
                 if len(self._said_removed.intersection(voters)) >= max(1, len(voters) // 2):
                     self._stop_with(removed())
-            case Reason.TWIN:
-                if not self._standing.named.is_set():
-                    self._stop_with(beside_another(peer.name))
+            case Reason.TWIN | Reason.REPLACED if not self._standing.named.is_set():
+                self._stop_with(beside_another(peer.name))
+            case Reason.REPLACED if word.index > self._ledger.state.applied:
+                # Nobody links with it any more, so it would never read the entry that it has not read yet.
+                self._stop_with(replaced(peer.name))
+            case _:
+                pass

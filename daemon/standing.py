@@ -56,14 +56,14 @@ class Standing:
         if member.boot == self._boot:
             self.named.set()
             return None
-        return replaced(member.name) if self.named.is_set() else None
+        return replaced("the ledger") if self.named.is_set() else None
 
 
-def replaced(name: str) -> FencedError:
+def replaced(witness: str) -> FencedError:
     """What a start is told whose place was taken by a copy of its home."""
     return FencedError(
-        f"another copy of {name} has taken its place",
-        why="it was started later, from a copy of this home",
+        "another copy of this home has taken its place",
+        why=f"by the word of {witness} it was started later",
         hint="one home, one machine: remove the copy, or give it an identity of its own by joining anew",
         code="fenced.clone",
     )

@@ -188,8 +188,9 @@ class Judgement:
         1. An old accusation, from whom our newer claim has not reached: tell it again.
         2. A claim of ours, come back to us.
         3. An accusation of the present claim: we were slow, or cut off. Refute it.
-        4. A claim above ours that we did sign: a life before an emptied disk, or a clone's. Claim above it.
-        5. A claim above ours that we never signed, or an accusation of one: a lie. Nobody else will believe it.
+        4. Another claim, not below ours, that we did sign: a life before an emptied disk (whose counter of starts was
+           the same, perhaps, and its address another), or a clone's. Claim above it.
+        5. Such a one that we never signed, or an accusation of one: a lie. Nobody else will believe it.
         """
         claim = statement if isinstance(statement, Claim) else statement.claim
         incarnation, mine = claim.body.incarnation, self._presence.incarnation
@@ -197,11 +198,12 @@ class Judgement:
             if not isinstance(statement, Claim):
                 self._dissemination.push(self._presence.claim)
             return Applied.STALE
-        if incarnation == mine and (isinstance(statement, Claim) or claim != self._presence.claim):
+        is_present = claim == self._presence.claim
+        if is_present and isinstance(statement, Claim):
             return Applied.STALE
         if self._presence.standing is Standing.LEFT:
             return Applied.STALE
-        if incarnation > mine:
+        if not is_present:
             if not self._members.signed_by_me(claim):
                 self._members.refused += 1
                 return Applied.REFUSED

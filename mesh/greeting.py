@@ -16,7 +16,7 @@ from mesh.link_table import LinkTable
 from mesh.mux_events import MuxConfig
 from mesh.tls import STRANGER, TlsStream
 from mesh.trust import TrustedPeer, TrustStore
-from mesh.twins import PROOF_S, older_stays, same_start
+from mesh.twins import PROOF_S, older_stays, same_start, why_not
 
 
 class Greeter:
@@ -54,7 +54,8 @@ class Greeter:
 
     def last_word(self, reason: Reason) -> bytes:
         """The frame that closes a link for good."""
-        return last_word_frame(LastWord(reason, self._hello().epoch))
+        mine = self._hello()
+        return last_word_frame(LastWord(reason, mine.epoch, mine.ledger_index))
 
     async def _choose_twin(self, tls: TlsStream, new: Hello) -> None:
         """If another start of this peer lives: let the one go that may not stay (`mesh.twins`)."""
@@ -62,9 +63,10 @@ class Greeter:
         if old is None or same_start(old.hello, new) or not await old.prove(PROOF_S):
             return
         peer = self._trust.get(new.node_id)
-        if older_stays(old.hello, new, peer.boot_nonce if peer is not None else b""):
-            await self._send_away(tls, Reason.TWIN)
-        old.dismiss(self.last_word(Reason.TWIN), "another start of the peer stays")
+        named = peer.boot_nonce if peer is not None else b""
+        if older_stays(old.hello, new, named):
+            await self._send_away(tls, why_not(old.hello, named))
+        old.dismiss(self.last_word(why_not(new, named)), "another start of the peer stays")
 
     async def _send_away(self, tls: TlsStream, reason: Reason) -> NoReturn:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):

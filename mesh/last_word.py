@@ -21,7 +21,8 @@ WORDS = Codec(Limits(total_bytes_max=LAST_WORD_BYTES_MAX, text_bytes_max=32, byt
 
 class Reason(Enum):
     REMOVED = "removed"  # the ledger has removed the node that has this key
-    TWIN = "twin"  # another start of this node answers, and it was here first
+    TWIN = "twin"  # another start of this node answers; the ledger names neither, and the other one stays
+    REPLACED = "replaced"  # another start of this node answers, and the ledger names it
 
 
 @WORDS.message("link.last-word")
@@ -29,6 +30,7 @@ class Reason(Enum):
 class LastWord:
     reason: Reason
     epoch: int  # of the ledger that the sender goes by
+    index: int  # how far it has applied it
 
 
 class Dismissed(RefusedError):

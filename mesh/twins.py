@@ -8,6 +8,7 @@ the one that the ledger names stays; of two that it does not name, every peer ch
 from __future__ import annotations
 
 from mesh.hello import Hello
+from mesh.last_word import Reason
 
 PROOF_S = 1.0
 """For one round trip to a process that is said to live; a paused one counts as gone, and hears of it by the ledger."""
@@ -27,3 +28,8 @@ def older_stays(old: Hello, new: Hello, named_nonce: bytes) -> bool:
     if named_nonce == new.boot_nonce:
         return False
     return named_nonce == old.boot_nonce or old.boot_nonce <= new.boot_nonce
+
+
+def why_not(stays: Hello, named_nonce: bytes) -> Reason:
+    """What the start that may not stay is told."""
+    return Reason.REPLACED if stays.boot_nonce == named_nonce else Reason.TWIN

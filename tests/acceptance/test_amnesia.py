@@ -101,6 +101,11 @@ def start(node: Daemon) -> Done:
     return node.run("up", "--detach", "--json")
 
 
+def at_once(nodes: list[Daemon]) -> list[Done]:
+    with concurrent.futures.ThreadPoolExecutor(len(nodes)) as pool:
+        return list(pool.map(start, nodes))
+
+
 def told(done: Done) -> str:
     """What a start says beside its addresses; that another program has its port is another story."""
     assert done.status == 0, done.err
@@ -248,18 +253,44 @@ def test_a_snapshot_of_the_disk_from_before_the_last_start_is_old_however_often_
 
 
 @pytest.mark.deadline(240)
-def test_of_two_clones_started_at_once_one_takes_the_place_and_one_ends(three: Cluster, folder: Path) -> None:
+def test_an_original_that_was_paused_while_a_copy_took_its_place_ends_and_says_nothing_in_its_name(
+    three: Cluster,
+) -> None:
+    first, second, original = three.nodes
+    kept, leaders = Kept(), Leaders()
+    kept.add(original)
+    leaders.ask(original)
+    copy = copy_home(original, original.home.with_name("copy"))
+    three.nodes.append(copy)
+    os.kill(original.pid or 0, signal.SIGSTOP)
+    try:
+        assert "comes back from a copy of its home" in told(start(copy))
+        votes_again(first, copy)
+        kept.add(copy)
+    finally:
+        os.kill(original.pid or 0, signal.SIGCONT)
+    three.nodes.remove(original)
+    wait_until("the original has ended", lambda: original.pid is None)
+    last = Home(original.home).daemon_log.read_text().splitlines()[-1]
+    assert last.startswith("freecloud: another copy of"), last
+    kept.check(copy)
+    assert not [text for node in (first, second) for text in events(node) if text == f"{original.name} left"]
+    assert [row["state"] for row in first.client.get("/v1/nodes")["nodes"]] == ["alive"] * 3
+    leaders.check(*three.nodes)
+
+
+@pytest.mark.deadline(240)
+def test_of_two_clones_started_at_once_one_takes_the_place_and_one_ends(three: Cluster) -> None:
     first, _, original = three.nodes
     kept, leaders = Kept(), Leaders()
     kept.add(original)
     leaders.ask(original)
     original.destroy()
-    clones = [copy_home(original, folder / name) for name in ("c1", "c2")]
+    clones = [copy_home(original, original.home.with_name(name)) for name in ("c1", "c2")]
     three.nodes.remove(original)
     three.nodes.extend(clones)
     shutil.rmtree(original.home)
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        ends = list(pool.map(start, clones))
+    ends = at_once(clones)
     wait_until("one is left", lambda: sum(clone.pid is not None for clone in clones) == 1)
     ((stays, end),) = ((clone, end) for clone, end in zip(clones, ends, strict=True) if clone.pid is not None)
     assert "comes back from a copy of its home" in told(end)
@@ -291,16 +322,15 @@ def test_two_survivors_of_five_recover_and_the_old_ones_are_fenced_when_they_ret
     for node in destroyed:
         node.destroy()
     shutil.rmtree(destroyed[-1].home)
-    for node in survivors:
-        assert "no quorum yet" in told(start(node))
+    assert all("no quorum yet" in told(done) for done in at_once(survivors))
     one = survivors[0]
     wait_until("they see each other", lambda: one.status()["quorum"]["reachable"] == 2)
     recover(mesh, one, destroyed)
     wait_until("both are in it", lambda: all(node.status()["mesh"]["epoch"] == 2 for node in survivors))
     kept.add(one)
     wait_until("the survivors have it", lambda: all(kept.all_in(node) for node in survivors))
-    for node in destroyed[:-1]:
-        story = told(start(node))
+    for node, done in zip(destroyed[:-1], at_once(destroyed[:-1]), strict=True):
+        story = told(done)
         assert "this node's memory is not the mesh's any more" in story
         assert re.search(r"was never agreed on in epoch 2|a history that was given up", story), story
         (aside,) = moved_aside(node)

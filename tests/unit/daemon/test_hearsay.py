@@ -16,7 +16,7 @@ from mesh.last_word import LastWord, Reason
 from mesh.names import MeshId, NodeId
 from mesh.trust import TrustedPeer, TrustStore
 
-EPOCH = 2
+EPOCH, APPLIED = 2, 10
 
 
 @dataclass
@@ -24,6 +24,7 @@ class Facts:
     """As much of a ledger as is asked."""
 
     voters: tuple[NodeId, ...]
+    applied: int = APPLIED
     mesh: MeshRecord | None = field(default_factory=lambda: MeshRecord(MeshId("m"), EPOCH, 1, 0))
 
     @property
@@ -49,8 +50,8 @@ class Heard:
     def _stop_with(self, error: FreecloudError) -> None:
         self.ended.append(error.stable_code)
 
-    def say(self, who: str, reason: Reason = Reason.REMOVED, epoch: int = EPOCH) -> list[str]:
-        self._hearsay.take(NodeId(who), LastWord(reason, epoch))
+    def say(self, who: str, reason: Reason = Reason.REMOVED, epoch: int = EPOCH, index: int = APPLIED) -> list[str]:
+        self._hearsay.take(NodeId(who), LastWord(reason, epoch, index))
         return self.ended
 
 
@@ -84,11 +85,17 @@ def test_an_observer_s_word_on_a_removal_counts_nothing_beside_voters() -> None:
     assert heard.say("a") == ["fenced.removed"]
 
 
-def test_one_witness_of_another_live_start_ends_one_that_the_ledger_does_not_name() -> None:
-    assert Heard("ab", voters="ab").say("a", Reason.TWIN) == ["fenced.clone"]
-    named = Heard("ab", voters="ab")
-    named.standing.named.set()
-    assert not named.say("a", Reason.TWIN)
+@pytest.mark.parametrize("reason", [Reason.TWIN, Reason.REPLACED])
+def test_one_witness_of_another_live_start_ends_one_that_the_ledger_does_not_name(reason: Reason) -> None:
+    assert Heard("ab", voters="ab").say("a", reason) == ["fenced.clone"]
+
+
+def test_a_start_that_the_ledger_names_ends_only_for_who_has_read_further() -> None:
+    heard = Heard("ab", voters="ab")
+    heard.standing.named.set()
+    assert not heard.say("a", Reason.TWIN, index=APPLIED + 1)
+    assert not heard.say("a", Reason.REPLACED)
+    assert heard.say("a", Reason.REPLACED, index=APPLIED + 1) == ["fenced.clone"]
 
 
 def test_a_node_whose_memory_is_gone_believes_those_that_it_was_told_to_call() -> None:

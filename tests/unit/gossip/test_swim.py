@@ -322,6 +322,14 @@ def test_a_claim_of_a_forgotten_life_is_topped_and_told() -> None:
     assert OwnClaimContested(first_incarnation(9)) in talk.events
 
 
+@pytest.mark.parametrize("former", [a_suspect("a", START, "c", address="old:1"), a_claim("a", START, address="old:1")])
+def test_what_is_said_of_a_forgotten_life_that_counted_as_far_is_topped(former: Suspect | Claim) -> None:
+    """An emptied disk counts its starts anew: its first life claimed the same incarnation, at another address."""
+    talk = Dialogue()
+    talk.says("b", Rumour(), former)
+    assert talk.swim.incarnation == START + 1
+
+
 def test_a_restart_begins_above_everything_its_former_life_can_have_claimed() -> None:
     before, after = Dialogue(boot=4), Dialogue(boot=5)
     for _ in range(1000):

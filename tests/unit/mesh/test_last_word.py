@@ -81,7 +81,7 @@ async def test_of_two_live_starts_the_one_that_the_ledger_names_keeps_its_link(t
         goes = twin if stays is original else original
         with suppress(FreecloudError):
             await call(twin, first)
-        await told(goes, (first.id, Reason.TWIN))
+        await told(goes, (first.id, Reason.TWIN if named == "neither" else Reason.REPLACED))
         with trio.fail_after(20):
             while (hello := first.peers.hello_of(original.id)) is None or hello.boot_nonce != stays.boot_nonce:
                 await trio.testing.wait_all_tasks_blocked(0.001)
@@ -116,7 +116,7 @@ def test_every_peer_chooses_the_same_of_two_that_the_ledger_does_not_name(tmp_pa
 
 
 def test_a_last_word_of_a_later_version_or_of_an_enemy_is_no_crash() -> None:
-    word = LastWord(Reason.TWIN, 3)
+    word = LastWord(Reason.TWIN, 3, 7)
     assert read_last_word(last_word_frame(word)[8:]) == word
     with pytest.raises(ProtocolError):
         read_last_word(WORDS.encode(word).replace(b"twin", b"what"))

@@ -1,8 +1,8 @@
 """A network of a test's own: every daemon in a network namespace with one cable, all cables in one bridge.
 
-The namespaces have no names: each lives as long as a process that waits for the end of a pipe from this one. However
-this process ends, the pipe closes and the network is gone; two runs at once cannot meet. To look inside by hand:
-`nsenter --net=/proc/PID/ns/net`, where PID is the `cat` that holds it.
+The namespaces have no names: each is held by a shell that waits for the end of a pipe from this process, and then ends
+whatever still runs in there. However this process ends, the pipe closes and the network is gone; two runs at once
+cannot meet. To look inside by hand: `nsenter --net=/proc/PID/ns/net`, where PID is that shell's.
 
 What a node does not hear is dropped where it would arrive, by nftables: nobody is told, as with a cut cable.
 """
@@ -32,6 +32,20 @@ COMMAND_S = 30.0
 CLONE_NEWNET = 0x40000000
 FAKETIME = "*/faketime/libfaketimeMT.so.1"
 """Debian's, in the build whose locks fit programs with threads."""
+
+HOLD = """
+echo
+cat > /dev/null
+here=$(readlink /proc/$$/ns/net)
+for process in /proc/[0-9]*; do
+    pid=${process#/proc/}
+    if [ "$pid" != $$ ] && [ "$(readlink "$process/ns/net" 2> /dev/null)" = "$here" ]; then
+        kill -9 "$pid" 2> /dev/null
+    fi
+done
+exit 0
+"""
+"""What holds a namespace; `unshare` begins it only in one of its own."""
 
 RULES = """
 table inet cut {
@@ -69,7 +83,7 @@ class Namespace:
 
     def __init__(self) -> None:
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", "echo && exec cat"],
+            ["unshare", "--net", "sh", "-c", HOLD],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

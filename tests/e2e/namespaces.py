@@ -237,17 +237,31 @@ class NetworkCluster(Cluster):
         self.nodes: list[Resident] = []  # type: ignore[assignment]
 
     def add(self, *flags: str, movable_clock: bool = False) -> Resident:
-        host = self._wires.add()
-        name = f"n{len(self.nodes) + 1}"
-        node = Resident(name, self._folder / name, host=host)
-        node.prefix = host.prefix
-        if movable_clock:
-            self._give_clock(node)
-        flags = ("--listen", f"{host.address}:{MESH_PORT}", *flags)
-        done = node.join(self.token(), *flags) if self.nodes else node.up(*flags)
-        assert done.status == 0, done.err + self._log(node)
+        node = self._resident(len(self.nodes) + 1, movable_clock)
+        self._begin(node, self.token() if self.nodes else "", *flags)
         self.nodes.append(node)
         return node
+
+    def join_all(self, count: int) -> None:
+        """So many more at once, with one token."""
+        token = self.token(uses=count)
+        fresh = [self._resident(len(self.nodes) + 1 + number, movable=number == 0) for number in range(count)]
+        self.nodes += fresh
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(lambda node: self._begin(node, token), fresh))
+
+    def _resident(self, number: int, movable: bool) -> Resident:
+        host = self._wires.add()
+        node = Resident(f"n{number}", self._folder / f"n{number}", host=host)
+        node.prefix = host.prefix
+        if movable and faketime() is not None:
+            self._give_clock(node)
+        return node
+
+    def _begin(self, node: Resident, token: str, *flags: str) -> None:
+        flags = ("--listen", f"{node.host.address}:{MESH_PORT}", *flags)
+        done = node.join(token, *flags) if token else node.up(*flags)
+        assert done.status == 0, done.err + self._log(node)
 
     def _give_clock(self, node: Resident) -> None:
         library = faketime()

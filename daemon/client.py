@@ -249,25 +249,29 @@ def problem_to_error(problem: Mapping[str, Any]) -> FreecloudError:
         str(problem.get("detail", "")),
         str(problem.get("hint", "")),
     )
-    if "line" in problem and "column" in problem:
-        error.add_note(f"{int(problem['line'])}:{int(problem['column'])}")
+    line, column = problem.get("line"), problem.get("column")
+    if type(line) is int and type(column) is int and min(line, column) > 0:
+        error.add_note(f"{line}:{column}")
     return error
 
 
 def _error_of(response: http.client.HTTPResponse) -> FreecloudError:
     content = response.read(1024 * 1024)
     try:
-        problem = json.loads(content)
-    except ValueError:
+        problem = _parsed(content)
+    except ProtocolError:
         return FailedError(f"the daemon answered {response.status} {response.reason}")
     return problem_to_error(problem)
 
 
-def _parsed(content: bytes) -> Any:
+def _parsed(content: bytes) -> dict[str, Any]:
     try:
-        return json.loads(content)
+        document = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("the daemon's answer is cut short, or no JSON", why=str(error)) from error
+    if not isinstance(document, dict):
+        raise ProtocolError("the daemon's answer is no JSON object")
+    return document
 
 
 def _parts_of(node: str) -> tuple[str, str, int]:

@@ -57,7 +57,7 @@ def show_node(options: argparse.Namespace) -> int:
     if options.json:
         output.result(node)
         return 0
-    output.fields({key: _text(value) for key, value in node.items()})
+    output.fields(dict(_readable(key, value) for key, value in node.items()))
     return 0
 
 
@@ -97,6 +97,19 @@ def _done(options: argparse.Namespace, answer: dict[str, object], text: str) -> 
     else:
         output.line(text)
     return 0
+
+
+def _readable(key: str, value: object) -> tuple[str, str]:
+    """A field of the API as a person reads it."""
+    if isinstance(value, bool):
+        return key.replace("_", " "), "yes" if value else "no"
+    if key.endswith("_bytes") and isinstance(value, int):
+        return key.removesuffix("_bytes").replace("_", " "), f"{value / (1 << 30):.1f} GiB" if value else "-"
+    if key.endswith("_s") and isinstance(value, int | float):
+        return key.removesuffix("_s").replace("_", " "), output.age(value)
+    if key.endswith("_percent"):
+        return key.removesuffix("_percent").replace("_", " "), f"{value} %"
+    return key.replace("_", " "), _text(value)
 
 
 def _text(value: object) -> str:

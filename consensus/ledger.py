@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import trio
@@ -55,6 +55,9 @@ from mesh.peers import Peers
 from mesh.rpc import RpcServer
 
 RETRY_S = 0.1
+
+OWN_WRITE_S = 1.0
+"""How long a change that the leader has acknowledged is waited for here; several heartbeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +260,7 @@ class Ledger:
     # --- writing ----------------------------------------------------------------------------------------------
 
     async def propose(self, entry: Entry, *, deadline: float) -> Committed:
-        """Have this applied, exactly once.
+        """Have this applied, exactly once; `state` shows it, unless this copy is out of touch for more than a moment.
 
         Raises:
             NoQuorumError: No leader could be reached in time; nothing happened.
@@ -266,7 +269,11 @@ class Ledger:
             ExhaustedError: Too much is waiting on this node, or the entry is too large.
             FreecloudError: It was applied, and refused by what the mesh has agreed on.
         """
-        return self._committed(await self._proposals.propose(entry, deadline=deadline))
+        committed = self._committed(await self._proposals.propose(entry, deadline=deadline))
+        # Whoever changes something through this node finds it changed here.
+        with trio.move_on_after(OWN_WRITE_S), suppress(DeadlineError):
+            await self.wait_index(committed.index, deadline=deadline)
+        return committed
 
     async def create_mesh(self, entry: CreateMesh, *, deadline: float) -> Committed:
         """The founder's first entry."""

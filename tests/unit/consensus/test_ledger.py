@@ -319,3 +319,10 @@ async def test_the_last_survivor_recovers_and_says_before_that_it_need_not(tmp_p
         assert survivor.ledger.state.mesh is not None
         assert survivor.ledger.state.mesh.epoch == 2
         assert set(survivor.ledger.state.tokens) == {"before", "after"}
+
+
+async def test_what_was_changed_through_a_node_is_seen_there_at_once(tmp_path: Path) -> None:
+    async with mesh_of(tmp_path, 4, voters=3) as mesh:
+        for member in mesh.members:
+            committed = await member.ledger.propose(token(f"of-{member.node.id}"), deadline=soon())
+            assert member.ledger.state.applied >= committed.index

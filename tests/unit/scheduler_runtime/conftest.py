@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +13,18 @@ import pytest
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Path]:
-    """A node's home, with what must stay the node's; the mode of the folders above lets other users through."""
-    for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        above.chmod(above.stat().st_mode | 0o011)
-    home = tmp_path / "home"
+def open_home() -> Iterator[Path]:
+    """A folder that other users may pass through. Those of pytest's are closed by any other run that begins."""
+    made = Path(tempfile.mkdtemp(prefix="fch-"))
+    made.chmod(0o711)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def home(open_home: Path) -> Iterator[Path]:
+    """A node's home, with what must stay the node's."""
+    home = open_home / "home"
     for name in ("identity", "run", "apps/web-2/work"):
         (home / name).mkdir(mode=0o700, parents=True)
     (home / "identity" / "node.pem").write_text("secret")

@@ -7,14 +7,20 @@ devices), so that it is reached over a device that is not loopback, by its link-
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import selectors
 import socket
 import subprocess
+import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+TURN_S_MAX = 45.0
 
 METADATA = "169.254.169.254"
 FAR = "198.51.100.7"
@@ -78,7 +84,26 @@ def metadata_address() -> Iterator[str]:
         with socket.create_server(("127.0.0.3", 0)) as listener, _answering([listener], None, 0):
             yield "{}:{}".format(*listener.getsockname())
         return
-    name = f"fcm{secrets.token_hex(3)}"
+    with _alone_on_this_machine():
+        yield from _over_a_cable(f"fcm{secrets.token_hex(3)}")
+
+
+@contextmanager
+def _alone_on_this_machine() -> Iterator[None]:
+    """A machine has one route to the address: two runs of these tests take turns."""
+    with Path(tempfile.gettempdir(), "freecloud-test-metadata.lock").open("w") as lock:
+        until = time.monotonic() + TURN_S_MAX
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < until, "another run keeps the metadata address to itself"
+                time.sleep(0.05)
+        yield
+
+
+def _over_a_cable(name: str) -> Iterator[str]:
     _ip("netns", "add", name)
     server = None
     try:

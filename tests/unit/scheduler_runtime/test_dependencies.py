@@ -42,14 +42,6 @@ def sources() -> Sources:
     return made
 
 
-@pytest.fixture
-def open_home(tmp_path: Path) -> Path:
-    """A home that other users may pass through."""
-    for above in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        above.chmod(above.stat().st_mode | 0o011)
-    return tmp_path
-
-
 @pytest.mark.parametrize("which", [Rung.BUBBLEWRAP, Rung.LANDLOCK], ids=lambda which: which.value)
 async def test_dependencies_are_installed_once_and_used_by_every_replica(
     open_home: Path, sources: Sources, which: Rung

@@ -8,7 +8,7 @@ landlord has looked in for too long.
        ▲                         │ ▲
        └── unix socket, JSON ────┘ └── stdout, stderr by pipes, into bounded, rotated logs
 
-It is started as `python -I -S shim.py` and has to stay small: 3.1 MB of private memory. `json` and `socket` would add
+It is started as `python -I -S shim.py` and has to stay small: 3.7 MB of private memory. `json` and `socket` would add
 1.8, because they pull in `re` and `enum`: hence their C halves. Compiling would add 1.2: hence this file, which is
 compiled at each start, holds no more than the entry, and the rest, `shim_run.py` and what that imports, comes from the
 cache of compiled modules. All of it is imported before the app starts, so an upgrade on disk changes nothing in a shim.

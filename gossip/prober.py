@@ -103,7 +103,10 @@ class Prober:
             self._postman.send(target, self._ping(target, sequence))
 
     def acked(self, now: float, sender: NodeId, sequence: int) -> None:
-        """An ack: of our round, or of a ping that we sent for somebody."""
+        """An ack: of our round, or of a ping that we sent for somebody. Whoever sends one has heard us."""
+        answering = self._members.get(sender)
+        if answering is not None:
+            self.note_direct(answering)
         relay = self._rounds.take_relay(sender, sequence)
         if relay is not None:
             requester = self._members.get(relay.requester)
@@ -127,7 +130,6 @@ class Prober:
     def _note_way(self, now: float, target: Member, probe: Probe, sender: NodeId) -> None:
         """A cut between two that others bridge is no death, and has to be told all the same (fault N3)."""
         if sender == target.node_id:
-            self.note_direct(target)
             return
         told = target.is_indirect
         target.detours += 1

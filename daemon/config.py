@@ -5,6 +5,7 @@ One frozen `Config`, validated once; nothing else in the daemon reads the enviro
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import socket
@@ -83,7 +84,7 @@ def load_config(flags: Mapping[str, object], environment: Mapping[str, str]) -> 
             return environment[f"FREECLOUD_{name.upper()}"]
         return toml.get(name)
 
-    return Config(
+    config = Config(
         home=root,
         name=check_name(str(setting("name") or _host_name())),
         zone=check_text("zone", str(setting("zone") or "")),
@@ -99,6 +100,24 @@ def load_config(flags: Mapping[str, object], environment: Mapping[str, str]) -> 
         join_token=str(flags.get("join_token") or ""),
         passphrase=_passphrase(environment),
     )
+    return _check_reachable(config)
+
+
+def _check_reachable(config: Config) -> Config:
+    """Every address of a machine is no address of it: others would be told to dial themselves."""
+    if config.listen is not None and config.advertise is None and is_unspecified(config.listen):
+        raise UsageError(
+            f"--listen {config.listen} is every address of this machine, and none that others can dial",
+            hint="name the one they reach it at: --advertise HOST:PORT",
+        )
+    return config
+
+
+def is_unspecified(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(split_address(address)[0]).is_unspecified
+    except ValueError:
+        return False  # a name
 
 
 def split_address(address: str) -> tuple[str, int]:

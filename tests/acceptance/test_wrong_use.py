@@ -109,6 +109,8 @@ def test_a_port_that_was_named_and_is_taken_is_told_with_its_flag(flag: str, tmp
         ("127.0.0.1:99999", "port"),
         ("127.0.0.1:http", "port"),
         (":6700", "HOST:PORT"),
+        ("0.0.0.0:0", "--advertise"),
+        ("[::]:6700", "--advertise"),
         ("192.0.2.1:6700", "192.0.2.1"),
         ("no-such-host.invalid:6700", "no-such-host.invalid"),
     ],

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consensus.apply_members import free_name
+from consensus.ledger_facts import Facts
 from mesh.claims import (
     LABELS_MAX,
+    NAME_CHARS_MAX,
     check_address,
     check_labels,
     check_name,
@@ -16,6 +21,7 @@ from mesh.claims import (
     labels_of,
 )
 from mesh.errors import UsageError
+from mesh.names import NodeId
 from mesh.transports.tcp import split_address
 
 
@@ -99,3 +105,15 @@ def test_labels_are_few_short_and_given_once() -> None:
         check_labels([(f"k{number}", "") for number in range(LABELS_MAX + 1)])
     with pytest.raises(UsageError):
         check_labels([("a", "1"), ("a", "2")])
+
+
+def test_a_name_that_is_taken_gets_a_number_and_is_still_a_name() -> None:
+    long = "x" * NAME_CHARS_MAX
+    facts = Facts()
+    names = []
+    for number in range(12):
+        name = free_name(facts, long, NodeId(f"node{number}"))
+        facts.members[NodeId(f"node{number}")] = SimpleNamespace(name=name, node_id=NodeId(f"node{number}"))  # type: ignore[assignment]
+        names.append(check_name(name))
+    assert len(set(names)) == 12
+    assert names[1] == "x" * (NAME_CHARS_MAX - 2) + "-2"

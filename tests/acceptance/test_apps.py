@@ -193,7 +193,8 @@ def failures(mesh: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         return Failure(app, before, app.deploy(mode, replicas=2, rollout=SOON, **changes))
 
     cases: list[tuple[str, str, bool, dict[str, Any]]] = [
-        ("crash", "crash", False, {}),
+        # Few restarts: one that fails often is moved, and its successor has not failed yet when the verdict is made.
+        ("crash", "crash", False, {"restart": {"backoff": "4s..5s"}}),
         ("sick", "sick", False, {}),
         ("first", "crash", True, {}),
         ("nowhere", "good", True, {"constraints": {"gpu": "yes"}}),

@@ -27,7 +27,6 @@ from consensus.raft.messages import (
     Append,
     Appended,
     Configuration,
-    Heartbeat,
 )
 from consensus.raft.outputs import LeaderReady, ReadReady
 from consensus.raft.reads import Reads
@@ -320,13 +319,6 @@ def _rot_taken_for_a_torn_tail(original: Made) -> Made:
 # --- some of our own -----------------------------------------------------------------------------------------------
 
 
-def _heartbeat_commits_beyond_match(original: Made) -> Made:
-    def send_heartbeat(self: Replication, peer: Any, read_round: int) -> None:
-        self._core.send(peer.node_id, Heartbeat(self._core.log.commit, read_round))
-
-    return send_heartbeat
-
-
 @contextmanager
 def _plant_amnesiac_votes() -> Iterator[None]:
     with (
@@ -401,12 +393,6 @@ MUTANTS: tuple[Mutant, ...] = (
         replacing(apply_members, "invite_refusal", _uses_not_counted_in_apply),
         (),
         ("invites",),
-    ),
-    Mutant(
-        101,
-        "heartbeat commits beyond match",
-        replacing(Replication, "send_heartbeat", _heartbeat_commits_beyond_match),
-        (*CRASHES, *CUTS),
     ),
     Mutant(102, "a new store votes at once", _plant_amnesiac_votes, ("lost_disk", *CRASHES)),
     Mutant(103, "vote for any log", replacing(LogView, "is_up_to_date", _vote_whatever_the_log), CRASHES),

@@ -222,7 +222,10 @@ class Replica:
         """
         core = self._core
         mine = core.facts(core.me)
-        if mine is None or self._has_opened_epoch():
+        if mine is None:
+            # A copied log that ends before the mesh was made has its founder for the only voter, and no term.
+            return core.log.mirror.acting.includes(core.me) and core.log.hard_state.term > 0
+        if self._has_opened_epoch():
             return core.log.mirror.acting.includes(core.me)
         return mine.may_vote and mine.store_id == core.mark.store_id
 

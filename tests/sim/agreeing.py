@@ -237,6 +237,11 @@ class Agreeing:
         self.perform()
         return True
 
+    def close_epoch(self, epoch: int) -> None:
+        """It was lost with the only disk that held it."""
+        self._oracle.branches.pop(epoch, None)
+        self._oracle.kept.pop(epoch - 1, None)
+
     # --- duties -----------------------------------------------------------------------------------------------
 
     def perform(self) -> None:

@@ -157,6 +157,8 @@ class Cluster:
 
     def majority_is_lost(self, core: frozenset[str]) -> bool:
         """True if a configuration in force has too many voters whose memory is gone: only `recover` helps then."""
+        if self.world.is_lost:
+            return True
         doubtful = self.doubtful()
         return any(not is_quorum(core - doubtful, voters) for name in sorted(core) for voters in self._in_force(name))
 

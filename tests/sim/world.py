@@ -42,6 +42,7 @@ class World:
         self.hosts: dict[str, Host] = {}
         self.copies: dict[str, Host] = {}  # second machines that run from a copy of a host's home
         self.suspects: set[str] = set()  # hosts whose memory may be less than what they once promised
+        self.is_lost = False  # with the only disk that held what was agreed on last; no bound can be asked any more
         self.operators = 0  # people at work on something that has to be finished before the calm
         self.doubtful: Callable[[], frozenset[str]] = lambda: frozenset(self.suspects)  # those not made whole again
         self.calm_core: frozenset[str] = frozenset()

@@ -31,6 +31,8 @@ class Recovery:
     victims: tuple[str, ...]
     returning: frozenset[str]  # of the victims: with their old homes
     epoch: int  # to be opened
+    chosen: str = ""  # the survivor that was told to open it: two of them would be two meshes
+    chosen_disk: Platter | None = None
     asked: str = ""  # the life that was asked to tell everyone
 
 
@@ -70,9 +72,16 @@ def _look(recovery: Recovery) -> None:
     if survivors and len(told) == len(survivors):
         _bring_back(recovery)
         return
+    if recovery.chosen and world.hosts[recovery.chosen].platter is not recovery.chosen_disk and not told:
+        # The one disk that held the new epoch is gone, too: the operator would have to begin again, and this one rests.
+        world.is_lost = True
+        for node in survivors[:1]:
+            node.agreeing.close_epoch(epoch)
+        _bring_back(recovery)
+        return
     opened = [node for node in survivors if node.epoch() == epoch]
     if survivors and not opened:
-        best = max(survivors, key=lambda node: node.agreeing.rank())
+        best = max(survivors, key=lambda node: (node.name == recovery.chosen, node.agreeing.rank()))
         world.later(world.hosts[best.name], 0.0, lambda: _open(recovery, best))
     elif opened and not told and recovery.asked != opened[0].life:
         recovery.asked = opened[0].life
@@ -84,7 +93,9 @@ def _open(recovery: Recovery, best: Node) -> None:
     """As the best survivor does when the operator has said yes: only if nobody hears a leader."""
     survivors = _survivors(recovery)
     if survivors and all(node.agreeing.group.leader is None for node in survivors):
-        best.agreeing.open_epoch(recovery.epoch, {node.name: node.agreeing.held() for node in survivors})
+        held = {node.name: node.agreeing.held() for node in survivors}
+        if best.agreeing.open_epoch(recovery.epoch, held):
+            recovery.chosen, recovery.chosen_disk = best.name, recovery.world.hosts[best.name].platter
 
 
 def _tell(recovery: Recovery, node: Node) -> None:

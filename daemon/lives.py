@@ -1,4 +1,4 @@
-"""One home, one lock, and the lives of the node in it: usually one, two when its memory had to be moved aside."""
+"""One home, one lock, and the lives of the node in it: usually one, more when its memory had to be moved aside."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from mesh.errors import DamagedError, FencedError, FreecloudError
 
 MEMORY_DAMAGED = frozenset({"damaged.log", "damaged.snapshot", "damaged.boot"})
 
+LIVES_MAX = 5
+"""Whoever learns anew may learn from a peer that was left behind as well, and find out with it; not for ever."""
+
 
 async def run_node(config: Config) -> None:
     """Run this node until it is told to stop.
@@ -32,13 +35,7 @@ async def run_node(config: Config) -> None:
     ready = Ready(config.ready_descriptor)
     try:
         check_not_removed(home)
-        try:
-            await _live(config, home, ready)
-        except StartOver as error:
-            moved = move_aside(home, f"{wall_ms()}")
-            story = f"{error}: what this home remembered was moved to {moved}, and everything is learnt anew"
-            say(story)
-            await _live_anew(config, home, ready, story)
+        await _live_and_learn(config, home, ready)
     except DamagedError as error:
         if error.stable_code not in MEMORY_DAMAGED:
             raise
@@ -51,17 +48,28 @@ async def run_node(config: Config) -> None:
         lock.release()
 
 
-async def _live_anew(config: Config, home: Home, ready: Ready, story: str) -> None:
-    """The life after a start over. A memory that is fenced minutes after it was born is not old: there is another."""
-    try:
-        await _live(config, home, ready, story)
-    except StartOver as error:
-        raise FencedError(
-            "the mesh has refused this home's memory twice",
-            why="another copy of this home comes and goes",
-            hint="one home, one machine: remove the copy, then start this one again",
-            code="fenced.clone",
-        ) from error
+async def _live_and_learn(config: Config, home: Home, ready: Ready) -> None:
+    """One life after the other, each with the story of the one before.
+
+    A memory that the ledger refuses minutes after it was born is not old: there is another. One whose history turns
+    out to be given up may be young: it was copied from somebody who did not know that yet.
+    """
+    story = ""
+    for number in range(LIVES_MAX):
+        try:
+            return await _live(config, home, ready, story)
+        except StartOver as error:
+            if story and not error.is_given_up:
+                break
+            moved = move_aside(home, f"{wall_ms()}.{number}")
+            story = f"{error}: what this home remembered was moved to {moved}, and everything is learnt anew"
+            say(story)
+    raise FencedError(
+        "the mesh has refused this home's memory again and again",
+        why="another copy of this home comes and goes",
+        hint="one home, one machine: remove the copy, then start this one again",
+        code="fenced.clone",
+    )
 
 
 async def _live(config: Config, home: Home, ready: Ready, story: str = "") -> None:
@@ -75,7 +83,7 @@ async def _live(config: Config, home: Home, ready: Ready, story: str = "") -> No
             if isinstance(leaf, StartOver):
                 raise leaf from group
             if isinstance(leaf, FencedError) and leaf.stable_code == "fenced.diverged":
-                raise StartOver(f"{leaf.what} ({leaf.why})") from group
+                raise StartOver(f"{leaf.what} ({leaf.why})", is_given_up=True) from group
         for leaf in leaves:
             if isinstance(leaf, FreecloudError) or is_disk_failure(leaf):
                 raise leaf from group

@@ -33,7 +33,16 @@ class Aside(Enum):
 
 
 class StartOver(Exception):
-    """This home's memory does not count (the reason as text): it is moved aside, and the node begins as a learner."""
+    """This home's memory does not count: it is moved aside, and the node begins as a learner.
+
+    Args:
+        reason: Why, for a person.
+        is_given_up: It is the history of an epoch that the mesh has gone on without (rule T5).
+    """
+
+    def __init__(self, reason: str, *, is_given_up: bool = False) -> None:
+        super().__init__(reason)
+        self.is_given_up = is_given_up
 
 
 class Standing:

@@ -95,10 +95,12 @@ class Node:
 
     async def run(self) -> None:
         """Everything, in the order in which it can be: memory, mesh, agreement, apps, API."""
-        await self._open_memory()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._find_sandbox)  # a third of a second, in other processes
+            await self._open_memory()
         self._make_mesh()
         self._make_ledger()
-        await self._make_apps()
+        self._make_apps()
         self._make_api()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_signals)
@@ -281,16 +283,19 @@ class Node:
 
     # --- apps and their ingress -----------------------------------------------------------------------------
 
-    async def _make_apps(self) -> None:
-        config, home = self._config, self._home
+    async def _find_sandbox(self) -> None:
+        config = self._config
         self._groups = await trio.to_thread.run_sync(find_control_groups, self.identity.node_id)
         self._probed: Probed = await probe_ladder(
-            home.apps,
+            self._home.apps,
             seed=self.identity.node_id,
             groups=self._groups,
             only=None if config.sandbox == "auto" else Rung(config.sandbox),
             unsandboxed=config.unsandboxed,
         )
+
+    def _make_apps(self) -> None:
+        config, home = self._config, self._home
         self._bundles = BundleStore(home.bundles, key=self.identity.derive_key("bundles"))
         self._exchange = BundleExchange(self._bundles, self._peers, self._server, self._holders)
         self._local = LocalReplicas(lambda replica, index: self._runner.local_port(replica, index))

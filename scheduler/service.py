@@ -28,6 +28,9 @@ from scheduler.model import ClusterView, Condition, condition_of
 from scheduler.reconcile import reconcile
 
 COPIES = 2
+FIVE = 5
+COPIES_OF_FIVE = 3
+"""Of five members the ledger outlives two, and the three that go on have to be able to start every app."""
 PUSH_S = 20.0
 RETRIES = 3
 DEBT_RETRY_S = 30.0
@@ -145,7 +148,7 @@ class Scheduler:
         return target
 
     async def settle_debts(self, wait: Callable[[float], Awaitable[None]]) -> None:
-        """For ever: hand sources that lie here alone to a second node, and drop those that no release names.
+        """For ever: hand sources that too few nodes have to another one, and drop those that no release names.
 
         Each node pays its own. It is woken by every change; the same nodes are asked again after half a minute only.
         """
@@ -154,7 +157,8 @@ class Scheduler:
             lonely = self._lonely()
             asked = {bundle: last for bundle, last in asked.items() if bundle in lonely}
             for bundle in lonely:
-                candidates, now = self._candidates(), trio.current_time()
+                candidates = [node for node in self._candidates() if not self._holds(node, bundle)]
+                now = trio.current_time()
                 last, at = asked.get(bundle, ((), -inf))
                 if set(candidates) <= set(last) and now < at + DEBT_RETRY_S:
                     continue
@@ -293,15 +297,20 @@ class Scheduler:
         return record is not None and bundle[:SHORT_HEX] in record.bundles
 
     def _lonely(self) -> list[str]:
-        """Bundles of current releases that nobody else alive says it has."""
-        others = [node for node in self._alive() if node != self._me]
-        state = self._ledger.state
+        """Bundles of current releases that lie here, while too few others alive say that they have them.
+
+        Beyond the second copy the first holder by name alone sees to it, or all would at once.
+        """
+        state, alive = self._ledger.state, self._alive()
+        trusted = sum(member.trusted for member in state.active_members().values())
+        wanted = min(COPIES_OF_FIVE if trusted >= FIVE else COPIES, len(alive))
         current = {state.releases[app.name, app.current].bundle for app in state.apps.values()}
-        return [
-            bundle
-            for bundle in sorted(current)
-            if self._store.has(bundle) and others and not any(self._holds(node, bundle) for node in others)
-        ]
+        lonely = []
+        for bundle in sorted(bundle for bundle in current if self._store.has(bundle)):
+            holders = [node for node in alive if self._holds(node, bundle)]
+            if len(holders) < wanted and (len(holders) < COPIES or holders[0] == self._me):
+                lonely.append(bundle)
+        return lonely
 
     def _debt_text(self) -> str:
         return "its source lies on one node only; a second copy is made as soon as another node takes it"

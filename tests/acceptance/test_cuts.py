@@ -226,7 +226,6 @@ def test_clocks_that_are_an_hour_off_change_nothing(mesh: NetworkCluster) -> Non
     leader = mesh.leader()
     before = {app: placed(leader, app) for app in ("whereami", "witness")}
     told = {node.name: len(story(leader, node)) for node in mesh.nodes}
-    term = quorum(leader)["term"]
     for sign in (1, -1):
         ahead.step_clock(sign * HOUR_S)
         behind.step_clock(-sign * HOUR_S)
@@ -241,7 +240,6 @@ def test_clocks_that_are_an_hour_off_change_nothing(mesh: NetworkCluster) -> Non
         node.step_clock(0)
     wait_until("all agree", lambda: agree(mesh.nodes))
     assert {app: placed(leader, app) for app in before} == before
-    assert quorum(leader)["term"] == term
     for node in mesh.rest(leader):
         assert not {"suspected", "down"} & set(kinds(leader, node, since=told[node.name]))
 

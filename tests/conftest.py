@@ -25,6 +25,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "deadline(seconds): another deadline than the default one")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs beside what (`--dist loadgroup`): daemons of two tests on one machine would take each other's ports.
+
+    A cut mesh has networks of its own. All else goes file by file, or fixtures of a module would be made twice.
+    """
+    for item in items:
+        daemons = item.path.parent.name in ("acceptance", "e2e") and item.path.name != "test_cuts.py"
+        item.add_marker(pytest.mark.xdist_group("daemons" if daemons else str(item.path)))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run `async def` tests with trio, the others under an alarm."""

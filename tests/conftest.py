@@ -16,6 +16,8 @@ import trio.testing
 TEST_DEADLINE_S = 60
 """A test that hangs fails here, long before the whole run would: tenfold what any of them takes."""
 
+MACHINE_WIDE = frozenset({"acceptance", "e2e", "scheduler_runtime"})
+
 PLAIN_DEADLINE_S = 300
 """Of a test without trio: the longest of them drives real daemons, or the simulator."""
 
@@ -26,12 +28,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs beside what (`--dist loadgroup`): daemons of two tests on one machine would take each other's ports.
+    """What runs beside what (`--dist loadgroup`): daemons of two tests on one machine would take each other's ports,
+    and a test of what a sandbox leaves behind would find another's.
 
     A cut mesh has networks of its own. All else goes file by file, or fixtures of a module would be made twice.
     """
     for item in items:
-        daemons = item.path.parent.name in ("acceptance", "e2e") and item.path.name != "test_cuts.py"
+        daemons = item.path.parent.name in MACHINE_WIDE and item.path.name != "test_cuts.py"
         item.add_marker(pytest.mark.xdist_group("daemons" if daemons else str(item.path)))
 
 

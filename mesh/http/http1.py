@@ -35,6 +35,7 @@ class _Reader:
         self._state = _State.HEAD
         self._body: Body = NO_BODY
         self._checked = 0
+        self._passed_over = False  # the one empty line before a head
         self.failure: HttpRefused | PeerGone | None = None
 
     def receive(self, piece: bytes) -> None:
@@ -99,11 +100,13 @@ class _Reader:
     def _cut_head(self) -> bytes | Signal:
         """The next head with its empty line; one empty line before it is passed over (RFC 9112 2.2)."""
         held = self._inbox.bytes_held
-        if self._checked == 0 and held.startswith(b"\r\n"):
+        if self._checked == 0 and not self._passed_over and held.startswith(b"\r\n"):
+            self._passed_over = True
             del held[:2]
         end = held.find(b"\r\n\r\n", max(0, self._checked - 3))
         if end >= 0:
             self._checked = 0
+            self._passed_over = False
             return self._inbox.take(end + 4)
         if held != b"\r":  # the first half of the empty line that is passed over
             check_partial_head(held, self._checked, self._limits)

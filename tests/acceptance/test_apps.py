@@ -183,6 +183,7 @@ class Failure:
 @pytest.fixture(scope="module")
 def failures(mesh: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Failure]:
     """All at once, for each takes its whole deadline."""
+    tmp_path_factory.getbasetemp()  # made once, before threads would make it at the same time
 
     def fail(name: str, mode: str, first: bool, changes: dict[str, Any]) -> Failure:
         app = App(mesh, tmp_path_factory.mktemp(name) / "app", name)

@@ -150,6 +150,11 @@ def requests_of(pieces: list[bytes]) -> list[str]:
     return told
 
 
+def test_one_empty_line_before_a_request_is_passed_over_and_no_second() -> None:
+    lines = [b"\r\n", b"\r\n", b"\r\n"]
+    assert requests_of(lines) == requests_of([b"".join(lines)]) == ["HttpRefused b''"]
+
+
 @given(STREAMS, st.randoms(use_true_random=False))
 @settings(max_examples=300)
 def test_requests_are_the_same_however_their_bytes_arrive(raw: bytes, rng: random.Random) -> None:

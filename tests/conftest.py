@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 import pytest
 import trio
 import trio.testing
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 TEST_DEADLINE_S = 60
 """A test that hangs fails here, long before the whole run would: tenfold what any of them takes."""
@@ -27,15 +29,22 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "deadline(seconds): another deadline than the default one")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs beside what (`--dist loadgroup`): daemons of two tests on one machine would take each other's ports,
-    and a test of what a sandbox leaves behind would find another's.
+class Apart(LoadScopeScheduling):
+    """What runs beside what: daemons of two tests on one machine would take each other's ports, and a test of what a
+    sandbox leaves behind would find another's.
 
     A cut mesh has networks of its own. All else goes file by file, or fixtures of a module would be made twice.
     """
-    for item in items:
-        daemons = item.path.parent.name in MACHINE_WIDE and item.path.name != "test_cuts.py"
-        item.add_marker(pytest.mark.xdist_group("daemons" if daemons else str(item.path)))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        machine_wide = MACHINE_WIDE.intersection(file.split("/")) and not file.endswith("/test_cuts.py")
+        return "daemons" if machine_wide else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Apart:
+    """Of the runs on two cores (`make test`)."""
+    return Apart(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,14 @@ from daemon.lives import LIVES_MAX, run_node
 from daemon.ready import Ready
 from daemon.standing import StartOver
 from mesh.errors import FencedError
+
+
+@pytest.fixture(autouse=True)
+def same_umask() -> Iterator[None]:
+    """A node sets its process' own; here it is the tests'."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture

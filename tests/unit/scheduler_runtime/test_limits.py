@@ -106,6 +106,7 @@ time.sleep(600)
 """
     launch = give(sandbox, launch_python(home / "apps" / "web-1", code, spoken=True), "web-1")
     os.mkfifo(launch.work / "stay")
+    (launch.work / "stay").chmod(0o666)
     runtime = ProcessRuntime(sandbox, groups=GROUPS)
     async with hear(launch) as caller:
         run = await runtime.start(launch, deadline=soon())

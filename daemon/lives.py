@@ -49,7 +49,7 @@ async def run_node(config: Config) -> None:
 
 
 async def _live_and_learn(config: Config, home: Home, ready: Ready) -> None:
-    """One life after the other, each with the story of the one before.
+    """One life after the other, with the story of why the first was not the last.
 
     A memory that the ledger refuses minutes after it was born is not old: there is another. One whose history turns
     out to be given up may be young: it was copied from somebody who did not know that yet.
@@ -62,8 +62,9 @@ async def _live_and_learn(config: Config, home: Home, ready: Ready) -> None:
             if story and not error.is_given_up:
                 break
             moved = move_aside(home, f"{wall_ms()}.{number}")
-            story = f"{error}: what this home remembered was moved to {moved}, and everything is learnt anew"
-            say(story)
+            told = f"{error}: what this home remembered was moved to {moved}, and everything is learnt anew"
+            say(told)
+            story = story or told  # what was learnt since, and given up again, held nothing of its own
     raise FencedError(
         "the mesh has refused this home's memory again and again",
         why="another copy of this home comes and goes",

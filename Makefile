@@ -28,7 +28,7 @@ demo: setup ## five daemons, an app, kill -9 of the leader; KEEP=1 leaves it run
 	$(BIN)/freecloud demo $(if $(KEEP),--keep)
 
 test: setup system lint ## the whole suite
-	SIM_SEEDS=$(SEEDS) $(PYTEST) tests -n 2 --dist loadscope
+	SIM_SEEDS=$(SEEDS) $(PYTEST) tests -n 2 --dist loadscope --hypothesis-profile suite
 
 unit: setup ## machines and parts
 	$(PYTEST) tests/unit

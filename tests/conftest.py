@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import pytest
 import trio
 import trio.testing
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -22,6 +23,9 @@ MACHINE_WIDE = frozenset({"acceptance", "e2e", "scheduler_runtime"})
 
 PLAIN_DEADLINE_S = 300
 """Of a test without trio: the longest of them drives real daemons, or the simulator."""
+
+
+settings.register_profile("suite", derandomize=True)  # `make test` says the same of the same code; `make fuzz` explores
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -160,7 +160,7 @@ class Scheduler:
                 candidates = [node for node in self._candidates() if not self._holds(node, bundle)]
                 now = trio.current_time()
                 last, at = asked.get(bundle, ((), -inf))
-                if set(candidates) <= set(last) and now < at + DEBT_RETRY_S:
+                if set(candidates) == set(last) and now < at + DEBT_RETRY_S:
                     continue
                 asked[bundle] = (candidates, now)
                 await self._exchange.push(bundle, candidates, 1, deadline=now + PUSH_S)

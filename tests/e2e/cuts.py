@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+from scheduler.service import COPIES_OF_FIVE
 from tests.e2e.cluster import wait_until
 from tests.e2e.namespaces import NetworkCluster, Resident, network_cluster
 
@@ -40,9 +42,16 @@ def mesh_with_apps() -> Iterator[NetworkCluster]:
             ):
                 done = first.run(*words)
                 assert done.status == 0, done.err
+            wait_until("of each source three nodes have a copy", lambda: least_copies(mesh.nodes) >= COPIES_OF_FIVE)
             yield mesh
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def least_copies(nodes: Sequence[Resident]) -> int:
+    """On how many nodes the source lies that the fewest have."""
+    have = Counter(path.name for node in nodes for path in (node.home / "bundles").glob("*.bundle"))
+    return min(have.values())
 
 
 def quorum(node: Resident) -> dict[str, Any]:

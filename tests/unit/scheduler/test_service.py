@@ -15,13 +15,15 @@ from consensus.ledger_entries import AddInvite, Admit, Entry, Refused, SetApp
 from consensus.ledger_state import LedgerState
 from consensus.records import Invite, ReleaseState
 from gossip.members import MemberState
+from gossip.record import NodeRecord
 from gossip.view import MemberView
 from mesh.errors import Kind, ManifestError, MissingError, RefusedError, UsageError, rebuild
 from mesh.names import NodeId
-from scheduler.bundles import BundleStore
+from scheduler.bundles import SHORT_HEX, BundleStore
 from scheduler.exchange import BundleExchange
 from scheduler.service import DEBT_RETRY_S, Scheduler
 from tests.unit.consensus.test_ledger_state import HOUR, NOW, Script, member
+from tests.unit.gossip.network import a_record
 
 TEXT = "name: web\ncommand: python app.py\nreplicas: 2\n"
 
@@ -58,11 +60,13 @@ class Willing:
     def __init__(self, *nodes: NodeId) -> None:
         self.nodes = nodes
         self.asked = 0
+        self.candidates: Sequence[NodeId] = ()
 
     async def push(
         self, bundle: str, candidates: Sequence[NodeId], count: int, *, deadline: float
     ) -> tuple[NodeId, ...]:
         self.asked += 1
+        self.candidates = candidates
         return tuple(node for node in candidates if node in self.nodes)[:count]
 
     async def collect(self, needed: object) -> int:
@@ -77,6 +81,7 @@ class Setting:
             AddInvite(Invite("t", b"k" * 32, 1, NOW + HOUR, self.me.node_id, True, (), (), False))
         )
         self.ledger.script.say(Admit("t", self.other, ()))
+        self.records: dict[NodeId, NodeRecord] = {}
         self.exchange = Willing(*([self.other.node_id] if willing else []))
         self.store = BundleStore(folder / "bundles", b"k" * 32)
         self.scheduler = Scheduler(
@@ -89,7 +94,24 @@ class Setting:
         )
 
     def sights(self) -> dict[NodeId, MemberView]:
-        return {self.other.node_id: MemberView(self.other.node_id, MemberState.ALIVE, 1, 0.0, None, 0.0, "")}
+        return {
+            node: MemberView(node, MemberState.ALIVE, 1, 0.0, self.records.get(node), 0.0, "")
+            for node in self.ledger.state.active_members()
+            if node != self.me.node_id
+        }
+
+    def grow_to(self, members: int) -> None:
+        """More members, all alive, that keep what they are handed."""
+        invite = Invite("more", b"k" * 32, members, NOW + HOUR, self.me.node_id, True, (), (), False)
+        self.ledger.script.say(AddInvite(invite))
+        for number in range(3, members + 1):
+            self.ledger.script.say(Admit("more", member(number), ()))
+        self.exchange.nodes = tuple(self.sights())
+
+    def hear_of_copies(self, *holders: NodeId) -> None:
+        """These tell by gossip that they have every source that lies here."""
+        bundles = tuple(bundle[:SHORT_HEX] for bundle in self.store.list())
+        self.records = {holder: a_record(holder, bundles=bundles) for holder in holders}
 
     async def deploy(self, text: str = TEXT) -> int:
         return (await self.scheduler.deploy(text, source(), deadline=trio.current_time() + 10)).release
@@ -135,6 +157,32 @@ async def test_a_source_on_one_node_is_a_debt_that_is_asked_for_with_patience(tm
     with trio.CancelScope() as scope:
         await setting.scheduler.settle_debts(wait)
     assert setting.exchange.asked == before + 1
+
+
+@pytest.mark.parametrize(("members", "asked"), [(2, 0), (4, 0), (5, 1)])
+async def test_of_five_members_three_have_a_source_as_soon_as_the_second_is_heard_of(
+    tmp_path: Path, members: int, asked: int
+) -> None:
+    setting = await setting_in(tmp_path)
+    setting.grow_to(members)
+    (_, second) = (await setting.scheduler.deploy(TEXT, source(), deadline=trio.current_time() + 10)).holders
+    before = 0
+
+    async def wait(until: float) -> None:
+        """The first look knows of no copy yet, and asks; at the second one the copy was heard of."""
+        nonlocal before
+        if setting.records:
+            scope.cancel()
+        else:
+            before = setting.exchange.asked
+            setting.hear_of_copies(second)
+        await trio.lowlevel.checkpoint()
+
+    with trio.CancelScope() as scope:
+        await setting.scheduler.settle_debts(wait)
+    assert setting.me.node_id < second, "the first holder by name sees to it"
+    assert setting.exchange.asked == before + asked
+    assert not asked or second not in setting.exchange.candidates
 
 
 async def test_wrong_wishes_are_refused_before_anything_is_proposed(tmp_path: Path) -> None:
